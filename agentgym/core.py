@@ -1,0 +1,437 @@
+"""The contracts of agentgym. Read this file first; everything else is an implementation of it.
+
+A ``Task`` is a frozen row. An ``AgentEnv`` plays one task at a time as a conforming Gymnasium environment over text. A
+``Verifier`` says what happened, as a ``Verdict``. A ``Reward`` turns verdicts into terms. A ``Policy`` maps conversations to
+completions; a ``Renderer`` maps messages to token ids and back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import gymnasium
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from agentgym import errors
+from agentgym.episode import Episode, Tokens, Turn, digest
+from agentgym.messages import Action, Message, Tool, ToolSpec, parse_action, text_of
+from agentgym.spaces import Prose
+from agentgym.verdict import Json, StopReason, Term, Verdict
+
+__all__ = [
+    "Action", "AgentEnv", "AgentGame", "Capabilities", "Completion", "Conversation", "EpisodeView", "Limits", "Message", "Policy",
+    "Renderer", "Reward", "Scene", "Snapshot", "StopReason", "Task", "TaskSet", "Term", "Tokens", "ToolSpec", "Verdict", "Verifier",
+]  # fmt: skip
+
+Obs = str | dict[str, Any]
+StepResult = tuple[Obs, float, bool, bool, dict[str, Any]]
+
+
+class Limits(Struct, frozen=True):
+    """What an episode may use. ``max_malformed`` malformed actions end it with ``parse_error``."""
+
+    max_turns: int = 30
+    max_malformed: int = 3
+    max_action_chars: int = 32_768
+    max_calls: int = 16
+    max_tokens: int | None = None
+
+
+class Task(Struct, frozen=True):
+    """A frozen row. ``data`` is for the environment and its verifiers; a policy never sees it."""
+
+    id: str
+    instruction: str
+    split: str
+    data: dict[str, Json] = {}
+    limits: Limits = Limits()
+
+    @property
+    def digest(self) -> str:
+        """Content address of the whole row."""
+        return digest(msgspec.json.encode(self, order="deterministic"))
+
+
+class TaskSet(Protocol):
+    """The tasks of one split, made when asked for: ``len`` and ``ids`` must not build them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Task: ...
+    def ids(self) -> Sequence[str]: ...
+    def get(self, task_id: str) -> Task:
+        """The task of that id. Raises ``UnknownName``."""
+        ...
+
+
+class Capabilities(Struct, frozen=True):
+    """What an environment can do. ``blocking`` ones are stepped on threads, the others inline."""
+
+    snapshot: bool = False
+    pixels: bool = False
+    seats: tuple[str, ...] = ()
+    sandboxes: tuple[str, ...] = ()
+    blocking: bool = False
+
+
+class Scene(Struct):
+    """What an author's ``_begin`` or ``_advance`` returns.
+
+    ``messages`` are new to the policy. ``state`` stands for everything the future depends on, random generators included.
+    ``anchor`` is what the agent can see, without counters. ``facts`` are for verifiers, recorded, never shown.
+    """
+
+    messages: list[Message]
+    state: str
+    anchor: str
+    end: StopReason | None = None
+    malformed: bool = False
+    facts: dict[str, Json] = {}
+    screenshot: Any = None
+
+
+class EpisodeView(Struct, frozen=True):
+    """All that a verifier may see: the task, the record so far, and (for an outcome) the artefacts."""
+
+    task: Task
+    episode: Episode
+    artefacts: Mapping[str, bytes] = {}
+
+
+class Verifier(Protocol):
+    """Says what happened. A pure function of the view; a step verifier judges the view's last turn."""
+
+    level: Literal["step", "outcome", "group"]
+
+    def __call__(self, view: EpisodeView) -> Verdict: ...
+
+
+class Reward(Protocol):
+    """A reward spec: verdicts to terms, as a pure function of the record."""
+
+    late: Sequence[str]
+    """Names of sources that only a rollout can settle (novelty, models, groups): never in ``step``'s reward."""
+
+    def at(self, episode: Episode, turn: int) -> list[Term]:
+        """The terms that become known at ``turn``, from the record up to it."""
+        ...
+
+
+class Snapshot(Struct, frozen=True):
+    """A point of an episode that outlives its environment: the author's ``payload`` and the record so far."""
+
+    env: str
+    task: Task
+    payload: bytes
+    episode: bytes
+    scene: bytes
+    malformed: int
+
+
+class Conversation(Struct, frozen=True):
+    """What a policy is asked. ``prefix`` are the tokens of the turns so far in this segment, where the policy gave any."""
+
+    id: str
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    prefix: Sequence[Tokens] | None = None
+    max_tokens: int | None = None
+    deadline: float | None = None
+    seed: int = 0
+    images: Sequence[Any] = ()
+
+
+class Completion(Struct, frozen=True):
+    """What a policy answers. ``action`` is canonical action text; ``tokens`` is what this turn appended, where known."""
+
+    action: str
+    tokens: Tokens | None = None
+    finish: Literal["stop", "length", "abort", "refused"] = "stop"
+    usage: dict[str, int] = {}
+
+
+class Policy(Protocol):
+    """Maps conversations to completions. Engines batch inside. Raises ``ContextOverflow`` or a ``Fault``."""
+
+    name: str
+
+    async def act(self, conversation: Conversation, /) -> Completion: ...
+
+
+class Renderer(Protocol):
+    """Between messages and token ids. Only ever appends: ids once sampled stay as they are."""
+
+    def open(self, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> list[int]: ...
+    def bridge(self, messages: Sequence[Message]) -> list[int]: ...
+    def parse(self, ids: Sequence[int]) -> Message: ...
+
+
+class AgentGame(Protocol):
+    """A game of several seats, played through one ``AgentEnv`` per seat."""
+
+    seats: Sequence[str]
+    current: str | None
+    rewards: Mapping[str, float]
+
+    def observe(self, seat: str) -> str: ...
+    def step(self, action: str) -> None: ...
+
+
+class AgentEnv(gymnasium.Env[Obs, str]):
+    """A Gymnasium environment that speaks text. The base owns turns, limits, verifiers, reward and ``info``.
+
+    An author writes ``tasks``, ``_begin``, ``_advance`` and, where it has them, ``_artefacts``, ``oracle``, ``_save`` and
+    ``_load``; and declares ``tools``, ``verifiers`` and ``rewards``. Same seed and task: the same episode.
+    """
+
+    id: ClassVar[str]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    verifiers: ClassVar[Mapping[str, Verifier]] = {}
+    rewards: ClassVar[Mapping[str, Reward]] = {}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    tools: Mapping[str, Tool] = {}
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        env = super().__new__(cls)
+        env._options = options
+        return env
+
+    def __init__(self, *, split: str = "train", reward: str = "outcome", render_mode: str | None = None) -> None:
+        if reward not in self.rewards:
+            raise errors.UnknownName("reward", reward, self.rewards)
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise errors.UnknownName("render mode", render_mode, self.metadata["render_modes"])
+        self.split, self.reward_name, self.reward, self.render_mode = split, reward, self.rewards[reward], render_mode
+        self.observation_space = Prose()
+        self.action_space = Prose()
+        self.taskset = self.tasks(split)
+        self.artefacts: Mapping[str, bytes] = {}
+        self._status: Literal["new", "running", "over", "closed"] = "new"
+
+    # What an author writes
+
+    @abstractmethod
+    def tasks(self, split: str) -> TaskSet:
+        """The tasks of a split. Raises ``UnknownName`` for a split there is not."""
+
+    @abstractmethod
+    def _begin(self, task: Task) -> Scene:
+        """Set the world up; the first messages hold the instruction."""
+
+    @abstractmethod
+    def _advance(self, action: Action) -> Scene:
+        """Apply a well-formed action."""
+
+    def _artefacts(self) -> Mapping[str, bytes]:
+        """What decides the outcome, as bytes: the final database, a patch."""
+        return {}
+
+    def oracle(self) -> Iterator[str]:
+        """A scripted solution from the current state; asked again only after its last action was stepped."""
+        raise errors.CapabilityError(f"{self.id} has no oracle")
+
+    def _save(self) -> bytes:
+        raise errors.CapabilityError(f"{self.id} cannot be snapshotted")
+
+    def _load(self, payload: bytes) -> None:
+        raise errors.CapabilityError(f"{self.id} cannot be restored")
+
+    # What Gymnasium's users call
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Begin an episode. ``options={"task": id}`` chooses the task; else ``np_random`` draws one of the split.
+
+        Raises:
+            EnvironmentClosed: after ``close``.
+            UnknownName: no such task, or no such option.
+        """
+        if self._status == "closed":
+            raise errors.EnvironmentClosed(f"{self.id} was closed; make a new one")
+        options = options or {}
+        for key in options:
+            if key != "task":
+                raise errors.UnknownName("reset option", key, ["task"])
+        super().reset(seed=seed)
+        chosen = options.get("task")
+        self.task = self.taskset.get(chosen) if chosen else self.taskset[int(self.np_random.integers(len(self.taskset)))]
+        self.episode = Episode(
+            id=f"{self.task.id}#0", env=self.id, task=self.task.id, task_digest=self.task.digest, split=self.split, seed=seed,
+            reward=self.reward_name, limits=msgspec.structs.asdict(self.task.limits),
+        )  # fmt: skip
+        self._malformed, self.artefacts, self._status = 0, {}, "running"
+        self._show(self._begin(self.task))
+        self.episode.start_hash, self.episode.start_anchor = self._hash, self._scene.anchor
+        return self._observation(), self._info([], {})
+
+    def step(self, action: str) -> StepResult:
+        """One turn. A malformed action is an observation within a budget; it never raises.
+
+        Raises:
+            ResetNeeded, EpisodeOver, EnvironmentClosed: called in the wrong order.
+            ActionTypeError: ``action`` is not a ``str``.
+            EnvironmentFault: the world broke, or the outcome is invalid. There is no reward then.
+        """
+        self._require_running()
+        if not isinstance(action, str):
+            raise errors.ActionTypeError(f"an action is a str, not {type(action).__name__}")
+        limits, began = self.task.limits, time.perf_counter()
+        parsed = parse_action(action, max_chars=limits.max_action_chars, max_calls=limits.max_calls)
+        turn = Turn(self._scene.messages, action[: limits.max_action_chars], list(parsed.calls), parsed.problem)
+        self.episode.turns.append(turn)
+        scene = self._advance(parsed) if parsed.problem is None else self._objection(parsed.problem)
+        self._malformed += scene.malformed
+        self._show(scene)
+        return self._settle(turn, self._why_ended(), began)
+
+    def end(self, reason: StopReason, action: str = "") -> StepResult:
+        """Close the episode from outside (context, tokens, cost): still graded, truncated.
+
+        ``action`` is what the policy had written when it was cut; it is kept in the record and not executed.
+        """
+        self._require_running()
+        turn = Turn(self._scene.messages, action[: self.task.limits.max_action_chars], problem=f"not executed: {reason}")
+        self.episode.turns.append(turn)
+        self._scene = Scene([], self._scene.state, self._scene.anchor)
+        return self._settle(turn, reason, time.perf_counter())
+
+    def render(self) -> str | None:  # type: ignore[override]  # Gymnasium's union has no narrower spelling for text
+        """The last observation and action, as text, in mode ``ansi``."""
+        if self.render_mode != "ansi" or self._status == "new":
+            return None
+        last = self.episode.turns[-1].action if self.episode.turns else ""
+        return f"{last}\n\n{text_of(self._scene.messages)}".strip() if self._scene.messages else last
+
+    def close(self) -> None:
+        """Release the world; idempotent."""
+        self._status = "closed"
+
+    # Snapshots
+
+    def snapshot(self) -> Snapshot:
+        """All that ``state_hash`` covers, and the record so far; outlives the environment."""
+        self._require_running()
+        encode = msgspec.msgpack.encode
+        return Snapshot(self.id, self.task, self._save(), encode(self.episode), encode(self._scene), self._malformed)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot: the same ``state_hash``, the same future."""
+        if self._status == "closed":
+            raise errors.EnvironmentClosed(f"{self.id} was closed; make a new one")
+        if snapshot.env != self.id:
+            raise errors.UsageError(f"a snapshot of {snapshot.env} cannot be restored into {self.id}")
+        self.task, self._malformed, self._status = snapshot.task, snapshot.malformed, "running"
+        self.episode = msgspec.msgpack.decode(snapshot.episode, type=Episode)
+        self._load(snapshot.payload)
+        self._show(msgspec.msgpack.decode(snapshot.scene, type=Scene))
+
+    def fork(self, n: int, reseed: int | None = None) -> list[AgentEnv]:
+        """``n`` independent environments at this point; with ``reseed``, fork ``i`` draws from ``reseed + i``."""
+        here, forks = self.snapshot(), []
+        for i in range(n):
+            env = type(self)(**self._options)
+            env.restore(here)
+            env.episode.parent = (self.episode.id, len(self.episode.turns))
+            if reseed is not None:
+                env.np_random = np.random.default_rng(reseed + i)
+            forks.append(env)
+        return forks
+
+    # The template's own parts
+
+    def _require_running(self) -> None:
+        if self._status == "running":
+            return
+        if self._status == "closed":
+            raise errors.EnvironmentClosed(f"{self.id} was closed; make a new one")
+        if self._status == "over":
+            raise errors.EpisodeOver(f"the episode of {self.task.id} has ended; call reset()")
+        raise errors.ResetNeeded("call reset() first")
+
+    def _objection(self, problem: str) -> Scene:
+        """The scene after a malformed action: the world stands still, and the policy is told why."""
+        message: Message = {"role": "user", "content": f"error: {problem}"}
+        return Scene([message], self._scene.state, self._scene.anchor, malformed=True)
+
+    def _show(self, scene: Scene) -> None:
+        self._scene = scene
+        stamp = f"{self.id}|{self.task.id}|{len(self.episode.turns)}|{self._malformed}|{scene.state}"
+        self._hash = hashlib.blake2b(stamp.encode(), digest_size=12).hexdigest()
+
+    def _why_ended(self) -> StopReason | None:
+        limits = self.task.limits
+        if self._scene.end is not None:
+            return self._scene.end
+        if self._malformed >= limits.max_malformed:
+            return StopReason.PARSE_ERROR
+        return StopReason.MAX_TURNS if len(self.episode.turns) >= limits.max_turns else None
+
+    def _settle(self, turn: Turn, reason: StopReason | None, began: float) -> StepResult:
+        """Verdicts, terms and the record of a turn that has been played; ``reason`` if it was the last."""
+        turn.state_hash, turn.anchor, turn.facts = self._hash, self._scene.anchor, self._scene.facts
+        episode = self.episode
+        view = EpisodeView(self.task, episode)
+        turn.verdicts = {n: judge(v, view) for n, v in self.verifiers.items() if v.level == "step"}
+        if reason is not None:
+            self._status = "over"
+            episode.stop_reason, episode.closing = reason, self._scene.messages
+            self.artefacts = self._artefacts()
+            episode.verdicts = grade(self.verifiers, EpisodeView(self.task, episode, self.artefacts))
+            require_valid(episode.verdicts)
+            episode.status = "valid"
+        turn.duration_s = time.perf_counter() - began
+        terms = self.reward.at(episode, len(episode.turns) - 1)
+        episode.terms += terms
+        verdicts = {**turn.verdicts, **episode.verdicts} if reason else turn.verdicts
+        terminated = reason is not None and reason.terminated
+        reward = float(sum(t.value for t in terms))
+        return self._observation(), reward, terminated, reason is not None and not terminated, self._info(terms, verdicts)
+
+    def _observation(self) -> Obs:
+        text = text_of(self._scene.messages) if self._scene.messages else ""
+        return {"text": text, "screenshot": self._scene.screenshot} if self.capabilities.pixels else text
+
+    def _info(self, terms: list[Term], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+        return {
+            "task_id": self.task.id,
+            "turn": len(self.episode.turns),
+            "state_hash": self._hash,
+            "anchor": self._scene.anchor,
+            "messages": self._scene.messages,
+            "reward_terms": msgspec.to_builtins(terms) if terms else [],
+            "verdicts": msgspec.to_builtins(verdicts) if verdicts else {},
+            "stop_reason": self.episode.stop_reason and self.episode.stop_reason.value,
+        }
+
+
+def judge(verifier: Verifier, view: EpisodeView) -> Verdict:
+    """Ask a verifier; whatever goes wrong in it is an ``invalid`` verdict, never an exception and never a number."""
+    try:
+        verdict = verifier(view)
+    except Exception as error:
+        return Verdict.invalid(f"{type(error).__name__}: {error}")
+    if not isinstance(verdict, Verdict):
+        return Verdict.invalid(f"a verifier must return a Verdict, not {type(verdict).__name__}")
+    if verdict.status != "scored":
+        return verdict
+    if type(verdict.value) is float and math.isfinite(verdict.value):
+        return verdict
+    return Verdict.invalid(f"a verifier's value must be a finite number, not {verdict.value!r:.80}")
+
+
+def grade(verifiers: Mapping[str, Verifier], view: EpisodeView) -> dict[str, Verdict]:
+    """The outcome verdicts of a finished episode, from its record and artefacts alone."""
+    return {name: judge(v, view) for name, v in verifiers.items() if v.level == "outcome"}
+
+
+def require_valid(verdicts: Mapping[str, Verdict]) -> None:
+    """Raise ``VerifierFault`` (or ``EnvironmentFault``) if an outcome verdict is invalid."""
+    for name, verdict in verdicts.items():
+        if verdict.status == "invalid":
+            kind = errors.VerifierFault if verdict.culprit == "verifier" else errors.EnvironmentFault
+            raise kind(f"verifier {name}: {verdict.critique}")

@@ -1,0 +1,128 @@
+"""Every error agentgym raises, in one place.
+
+To add one: subclass ``AgentGymError`` (or a child of it), also inherit the builtin it refines, start the docstring
+with "Raised when", and pass every constructor argument to ``super().__init__`` so that it pickles.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AgentGymError(Exception):
+    """Base of every error that agentgym raises on purpose."""
+
+
+class UsageError(AgentGymError, ValueError):
+    """Raised when a flag, name, path or configuration value is wrong: the caller can mend it."""
+
+
+class UnknownName(UsageError, LookupError):
+    """Raised when a name is not among the known ones; the message names the nearest.
+
+    Args: ``kind`` (what was looked up), ``name``, ``known`` (all valid names).
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.known = sorted(known)
+        super().__init__(kind, name, self.known)
+
+    def __str__(self) -> str:
+        kind, name, known = self.args
+        return f"unknown {kind} {name!r}{nearest(name, known)}"
+
+
+class MissingExtra(AgentGymError, ImportError):
+    """Raised when an optional part is not installed; ``install`` is the line that mends it."""
+
+    def __init__(self, what: str, install: str) -> None:
+        self.install = install
+        super().__init__(what, install)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is not installed; run: {self.args[1]}"
+
+
+class CallOrderError(AgentGymError, RuntimeError):
+    """Raised when an environment's methods are called in an order that has no meaning."""
+
+
+class ResetNeeded(CallOrderError):
+    """Raised when ``step`` (or ``end``, ``snapshot``, ``oracle``) comes before ``reset``."""
+
+
+class EpisodeOver(CallOrderError):
+    """Raised when ``step`` comes after the episode's end and before the next ``reset``."""
+
+
+class EnvironmentClosed(CallOrderError):
+    """Raised when an environment is used after ``close``."""
+
+
+class ActionTypeError(AgentGymError, TypeError):
+    """Raised when ``step`` is given something other than a ``str`` (a caller's bug, not a model's)."""
+
+
+class CapabilityError(AgentGymError, NotImplementedError):
+    """Raised when an environment or policy is asked for what its capabilities do not include."""
+
+
+class Fault(AgentGymError, RuntimeError):
+    """Raised when the world, not the policy, failed. Never a reward: the episode becomes ``invalid``."""
+
+    culprit = "infra"
+
+
+class EnvironmentFault(Fault):
+    """Raised when the environment's world broke: a container died, a browser left, an outcome is invalid."""
+
+    culprit = "env"
+
+
+class VerifierFault(EnvironmentFault):
+    """Raised when the outcome could not be decided because a verifier failed."""
+
+    culprit = "verifier"
+
+
+class PolicyFault(Fault):
+    """Raised when the policy's endpoint or engine could not answer within its retry budget."""
+
+    culprit = "infra"
+
+
+class ContextOverflow(AgentGymError, OverflowError):
+    """Raised when a conversation no longer fits the policy's context: a clean stop, not a fault."""
+
+
+class ToolError(AgentGymError, ValueError):
+    """Raised when a tool refuses a call; the text is the observation. ``malformed`` counts against the parse budget."""
+
+    def __init__(self, text: str, malformed: bool = False) -> None:
+        self.malformed = malformed
+        super().__init__(text, malformed)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RecordError(AgentGymError, ValueError):
+    """Raised when an episode file or a run folder cannot be trusted or read."""
+
+
+class TemplateRefused(AgentGymError, ValueError):
+    """Raised when a chat template rewrites history, so that sampled ids could not stay as they were sampled."""
+
+
+class CheckpointMismatch(AgentGymError, ValueError):
+    """Raised when a checkpoint belongs to another model, version or configuration."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (nearest: x)`` for the closest of ``known``, or the first few of them if none is close."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    if close:
+        return f" (nearest: {close[0]})"
+    return f" (known: {', '.join(known[:8])}{', …' if len(known) > 8 else ''})" if known else " (none is installed)"

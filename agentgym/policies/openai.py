@@ -1,0 +1,146 @@
+"""A policy over any OpenAI-compatible chat endpoint: ``openai:MODEL@URL``."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Literal
+
+import anyio
+import httpx
+import msgspec
+from msgspec import Struct
+
+from agentgym.core import Completion, Conversation
+from agentgym.errors import ContextOverflow, PolicyFault, UsageError
+from agentgym.messages import ToolCall, print_action
+
+TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+
+
+class _Function(Struct):
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class _Call(Struct):
+    function: _Function
+
+
+class _Reply(Struct):
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+    refusal: str | None = None
+
+
+class _Choice(Struct):
+    message: _Reply
+    finish_reason: str | None = None
+
+
+class _Response(Struct):
+    choices: list[_Choice]
+    usage: dict[str, Any] | None = None
+
+
+class OpenAI:
+    """Chat completions over HTTP. The key is read from ``OPENAI_API_KEY`` when a request is sent, and never recorded.
+
+    Transient failures are retried with back-off within ``budget_s`` in all (a Retry-After is obeyed if it fits); after
+    that a ``PolicyFault``. ``waited_s`` is the time spent waiting, which is not the agent's working time.
+    """
+
+    def __init__(
+        self, argument: str, *, temperature: float = 0.0, max_tokens: int | None = None, budget_s: float = 120.0, timeout_s: float = 60.0
+    ) -> None:
+        model, at, url = argument.rpartition("@")
+        if not at or not model or not url.startswith(("http://", "https://")):
+            raise UsageError(f"openai:MODEL@URL needs a model and an http(s) URL, not {argument!r}")
+        self.name = f"openai:{model}"
+        self.model, self.temperature, self.max_tokens = model, temperature, max_tokens
+        self.budget_s, self.timeout_s, self.waited_s = budget_s, timeout_s, 0.0
+        self._client = httpx.AsyncClient(base_url=url.rstrip("/") + "/", timeout=httpx.Timeout(timeout_s, connect=10.0))
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """Ask for one completion.
+
+        Raises:
+            ContextOverflow: the endpoint says that the prompt is too long.
+            PolicyFault: no valid answer within the budget.
+        """
+        body: dict[str, Any] = {"model": self.model, "messages": list(conversation.messages), "temperature": self.temperature, "seed": conversation.seed}
+        if conversation.tools:
+            body["tools"] = [t.openai() for t in conversation.tools]
+        if limit := conversation.max_tokens or self.max_tokens:
+            body["max_tokens"] = limit
+        return _completion(await self._ask(body))
+
+    async def _ask(self, body: dict[str, Any]) -> _Response:
+        ends, pause, why = time.monotonic() + self.budget_s, 0.25, ""
+        while True:
+            wait = pause
+            try:
+                with anyio.fail_after(max(0.01, min(self.timeout_s, ends - time.monotonic()))):
+                    response = await self._client.post("chat/completions", json=body, headers=_headers())
+                why, wait = _why_not(response), _retry_after(response, pause)
+                if not why:
+                    return msgspec.json.decode(response.content, type=_Response)
+            except (httpx.TransportError, TimeoutError) as error:
+                why = f"{type(error).__name__}: {error}"
+            if time.monotonic() + wait >= ends:
+                raise PolicyFault(f"{self.name} gave no answer in {self.budget_s:g} s; last: {why}")
+            self.waited_s += wait
+            await anyio.sleep(wait)
+            pause = min(8.0, pause * 2)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _headers() -> dict[str, str]:
+    key = os.environ.get("OPENAI_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _why_not(response: httpx.Response) -> str:
+    """Empty for a usable answer, else what is transiently wrong with it.
+
+    Raises:
+        ContextOverflow, PolicyFault: asking again would not help.
+    """
+    status, start = response.status_code, response.text[:300]
+    if status in TRANSIENT:
+        return f"HTTP {status}: {start}"
+    if status >= 400:
+        if status in (400, 413) and "context" in start.lower():
+            raise ContextOverflow(start)
+        raise PolicyFault(f"HTTP {status}: {start}")
+    try:
+        decoded = msgspec.json.decode(response.content, type=_Response)
+    except msgspec.MsgspecError as error:
+        return f"HTTP {status} with a body that is no chat completion ({error}): {start}"
+    return "" if decoded.choices else f"HTTP {status} with no choices"
+
+
+def _retry_after(response: httpx.Response, default: float) -> float:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", default)))
+    except ValueError:
+        return default
+
+
+def _completion(response: _Response) -> Completion:
+    choice = response.choices[0]
+    calls, broken = [], ""
+    for each in choice.message.tool_calls or []:
+        arguments = each.function.arguments
+        try:
+            parsed = msgspec.json.decode(arguments or "{}", type=dict[str, Any]) if isinstance(arguments, str) else arguments
+            calls.append(ToolCall(each.function.name, parsed))
+        except msgspec.MsgspecError:
+            broken += f'\n<tool_call>{{"name": {msgspec.json.encode(each.function.name).decode()}, "arguments": {arguments}}}</tool_call>'
+    finishes: dict[str | None, Literal["stop", "length", "abort", "refused"]] = {"length": "length", "content_filter": "refused"}
+    finish = "refused" if choice.message.refusal else finishes.get(choice.finish_reason, "stop")
+    usage = {k: v for k, v in (response.usage or {}).items() if isinstance(v, int)}
+    return Completion(print_action(choice.message.content or "", calls) + broken, None, finish, usage)

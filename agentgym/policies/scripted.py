@@ -1,0 +1,130 @@
+"""Policies without a model: ``oracle``, ``noop``, ``random``, ``replay`` and ``human``."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from agentgym.core import AgentEnv, Completion, Conversation
+from agentgym.episode import read_episodes
+from agentgym.errors import UsageError
+from agentgym.messages import ToolCall, print_action, text_of
+from agentgym.policies import no_argument
+
+
+class Oracle:
+    """Plays the environment's own scripted solution. It reads the environment; only scripted policies may."""
+
+    name = "oracle"
+
+    def __init__(self, argument: str = "", **settings: Any) -> None:
+        no_argument(self.name, argument)
+        self._actions: Iterator[str] = iter(())
+
+    def attach(self, env: AgentEnv) -> Oracle:
+        """An oracle for the episode that ``env`` has just begun."""
+        bound = Oracle()
+        bound._actions = env.oracle()
+        return bound
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """The next action of the script; empty when it has run out."""
+        return Completion(next(self._actions, ""))
+
+
+class Noop:
+    """Says nothing, every turn."""
+
+    name = "noop"
+
+    def __init__(self, argument: str = "", **settings: Any) -> None:
+        no_argument(self.name, argument)
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """An empty action."""
+        return Completion("")
+
+
+class Random:
+    """A random tool with arguments drawn from its schema and from the words seen so far; seeded by the conversation."""
+
+    name = "random"
+
+    def __init__(self, argument: str = "", **settings: Any) -> None:
+        no_argument(self.name, argument)
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """One well-formed call, or one seen word where there are no tools."""
+        rng = random.Random(f"{conversation.seed}:{len(conversation.messages)}")
+        words = conversation.messages[-1]["content"].split() or [""]
+        if not conversation.tools:
+            return Completion(rng.choice(words))
+        chosen = rng.choice(conversation.tools)
+        arguments = {k: _draw(rng, v, words) for k, v in chosen.parameters.get("properties", {}).items()}
+        return Completion(print_action("", [ToolCall(chosen.name, arguments)]))
+
+
+def _draw(rng: random.Random, schema: dict[str, Any], words: list[str]) -> Any:
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    if "anyOf" in schema:
+        return _draw(rng, rng.choice(schema["anyOf"]), words)
+    makers: dict[str, Callable[[], Any]] = {
+        "integer": lambda: rng.randint(1, 40),
+        "number": lambda: round(rng.uniform(0, 100), 2),
+        "boolean": lambda: rng.random() < 0.5,
+        "array": lambda: [_draw(rng, schema.get("items", {}), words)],
+        "null": lambda: None,
+    }
+    return makers.get(schema.get("type", ""), lambda: rng.choice(words))()
+
+
+class Replay:
+    """Plays the actions recorded in a run folder, by task and attempt."""
+
+    name = "replay"
+
+    def __init__(self, argument: str = "", **settings: Any) -> None:
+        path = Path(argument) / "episodes.jsonl"
+        if not argument or not path.is_file():
+            raise UsageError(f"replay:DIR needs a run folder with episodes.jsonl, not {argument!r}")
+        self._recorded = {e.task: [t.action for t in e.turns] for e in read_episodes(path) if e.status == "valid"}
+        self._actions: Iterator[str] = iter(())
+
+    def attach(self, env: AgentEnv) -> Replay:
+        """A replay of the recorded attempt at the task that ``env`` has just begun."""
+        bound = object.__new__(Replay)
+        bound._recorded, bound._actions = self._recorded, iter(self._recorded.get(env.task.id, ()))
+        return bound
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """The next recorded action; empty when there is none."""
+        return Completion(next(self._actions, ""))
+
+
+class Human:
+    """Asks the person at the terminal. Lines up to an empty one (or one tool call) are the action."""
+
+    name = "human"
+
+    def __init__(self, argument: str = "", **settings: Any) -> None:
+        no_argument(self.name, argument)
+        self._seen = 0
+
+    def attach(self, env: AgentEnv) -> Human:
+        """A fresh reader: nothing of this conversation has been shown yet."""
+        return Human()
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """Print what is new, read an action. End of input ends the episode (finish ``abort``)."""
+        new = [m for m in conversation.messages[self._seen :] if m["role"] != "assistant"]
+        self._seen = len(conversation.messages)
+        print(text_of(new), file=sys.stderr)
+        print("> ", end="", file=sys.stderr, flush=True)
+        line = await anyio.to_thread.run_sync(sys.stdin.readline)
+        return Completion(line.strip(), finish="stop" if line else "abort")

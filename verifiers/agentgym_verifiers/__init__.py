@@ -1,0 +1,1 @@
+"""Verifiers and intrinsic reward sources of agentgym."""
