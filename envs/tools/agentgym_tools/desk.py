@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentgym.errors import ToolError
-from agentgym_tools.world import COLUMNS, Row, World
+from agentgym_tools.world import COLUMNS, Row, Rows, World
 
 _KEY = {table: "TEXT" if table == "cells" else "INTEGER" for table in COLUMNS}
 _SCHEMA = "".join(f"CREATE TABLE {t} (id {_KEY[t]} PRIMARY KEY, {', '.join(c[1:])}){' WITHOUT ROWID' if t == 'cells' else ''};" for t, c in COLUMNS.items())
@@ -47,10 +47,9 @@ class Desk:
         """The desk at the start of a task."""
         desk = cls()
         desk.connection.execute("BEGIN")
-        for table, columns in COLUMNS.items():
-            rows = [tuple(r[c] for c in columns) for r in world.rows(table)]
-            desk.connection.executemany(_INSERT[table], rows)
-            desk.hash += sum(row_digest(table, r) for r in rows)
+        for table, rows in world.tuples().items():
+            desk.connection.executemany(_INSERT[table], rows.values())
+            desk.hash += sum(row_digest(table, r) for r in rows.values())
         desk.connection.execute("COMMIT")
         desk.hash %= _MODULUS
         return desk
@@ -107,7 +106,7 @@ class Desk:
         self.writes.append([table, key, "-", {}])
 
 
-def rows_of(database: bytes) -> dict[str, dict[Any, tuple[Any, ...]]]:
+def rows_of(database: bytes) -> Rows:
     """All rows of a dumped database by table and id, for comparison."""
     connection = sqlite3.connect(":memory:")
     connection.deserialize(database)

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from agentgym.messages import ToolCall
-from agentgym_tools.desk import Desk
-from agentgym_tools.world import COLUMNS, World
+from agentgym_tools.world import COLUMNS, Rows, World
 
 Answer = str | int | list[str]
 
@@ -40,15 +39,17 @@ class Plan(Struct):
         arguments: dict[str, Any] = {"finish": {}, "answer": {"value": value}, "refuse": {"rule": value}}[tool]
         return [*self.calls, ToolCall(tool, arguments)]
 
-    def expected(self, desk: Desk) -> None:
-        """Write what must be true at the end, without any tool."""
-        for table, key, values in self.changes:
-            if key is None:
-                desk.insert(table, **(values or {}))
-            elif values is None:
-                desk.delete(table, key)
-            else:
-                desk.update(table, key, **values)
+    def expected(self, start: Rows) -> Rows:
+        """The rows that must be there at the end, from those at the start, without any tool or database."""
+        rows = {table: dict(of) for table, of in start.items()}
+        for number, (table, key, values) in enumerate(self.changes):
+            if values is None:
+                del rows[table][key]
+                continue
+            new = f"new {number}" if key is None else key
+            before = dict(zip(COLUMNS[table], rows[table].get(new, (new,)), strict=False))
+            rows[table][new] = tuple({**before, **values}[c] for c in COLUMNS[table])
+        return rows
 
 
 class Template(Struct, frozen=True):

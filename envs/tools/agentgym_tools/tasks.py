@@ -20,7 +20,12 @@ DEMO = ("set_status", "other_room", "file_mail", "close_by_title", "room_by_titl
 
 def world_of(task: Task) -> World:
     """The world that a task's data names."""
-    return World(str(task.data["seed"]))
+    return _world(str(task.data["seed"]))
+
+
+@lru_cache(maxsize=128)
+def _world(seed: str) -> World:
+    return World(seed)
 
 
 @lru_cache(maxsize=512)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -11,11 +10,10 @@ from msgspec import Struct
 
 from agentgym.core import EpisodeView, Task, Verdict
 from agentgym.messages import ToolCall
-from agentgym_tools.desk import Desk, rows_of
+from agentgym_tools.desk import rows_of
 from agentgym_tools.plan import Answer
 from agentgym_tools.tasks import plan_of, world_of
-
-Rows = Mapping[str, Mapping[Any, tuple[Any, ...]]]
+from agentgym_tools.world import Rows
 
 
 class TaskDone(Struct, frozen=True):
@@ -24,23 +22,11 @@ class TaskDone(Struct, frozen=True):
     level: ClassVar[Literal["outcome"]] = "outcome"
 
     def __call__(self, view: EpisodeView) -> Verdict:
-        start, wanted = _expected(view.task)
-        have = rows_of(view.artefacts["desk.sqlite"])
-        wrong = _differences(start, wanted, have)
+        plan, start = plan_of(view.task), world_of(view.task).tuples()
+        wrong = _differences(start, plan.expected(start), rows_of(view.artefacts["desk.sqlite"]))
         ending = msgspec.json.decode(view.artefacts["ending.json"])
-        plan = plan_of(view.task)
         ended = isinstance(ending, list) and ending[0] == plan.ending[0] and same_answer(plan.ending[1], ending[1])
         return Verdict.scored(float(ended and not wrong), ended=bool(ended), wrong_rows=wrong[:20])
-
-
-def _expected(task: Task) -> tuple[Rows, Rows]:
-    """The rows at the start of a task and as they must be at its end."""
-    desk = Desk.of(world_of(task))
-    start = rows_of(desk.dump())
-    plan_of(task).expected(desk)
-    wanted = rows_of(desk.dump())
-    desk.connection.close()
-    return start, wanted
 
 
 def _differences(start: Rows, wanted: Rows, have: Rows) -> list[str]:

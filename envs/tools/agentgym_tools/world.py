@@ -8,6 +8,8 @@ from typing import Any
 from agentgym_tools import words
 
 Row = dict[str, Any]
+Rows = dict[str, dict[Any, tuple[Any, ...]]]
+"""All rows of all tables, by table and id."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "contacts": ("id", "name", "team", "email", "phone", "city"),
@@ -34,6 +36,10 @@ class World:
         if table not in self._tables:
             self._tables[table] = _MAKERS[table](self, random.Random(f"{self.seed}/{table}"))
         return self._tables[table]
+
+    def tuples(self) -> Rows:
+        """All rows of all tables."""
+        return {t: {r["id"]: tuple(r.values()) for r in self.rows(t)} for t in COLUMNS}
 
     def pick(self, table: str, **where: Any) -> Row:
         """One row that fits; LookupError if none does (the task's seed is then passed over)."""
