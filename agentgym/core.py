@@ -194,7 +194,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     capabilities: ClassVar[Capabilities] = Capabilities()
     verifiers: ClassVar[Mapping[str, Verifier]] = {}
     rewards: ClassVar[Mapping[str, Reward]] = {}
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
     tools: Mapping[str, Tool] = {}
 
     def __new__(cls, *args: Any, **options: Any) -> Self:

@@ -24,7 +24,7 @@ _steps = _call_terms + 0.2 * delta("progress")
 
 
 class DeskEnv(AgentEnv):
-    """The desk. Options: ``templates`` and ``levels`` restrict the tasks."""
+    """The desk. Options: ``templates`` and ``levels`` (one or several) restrict the tasks."""
 
     id = "tools/desk-v0"
     capabilities = Capabilities(snapshot=True)
@@ -45,8 +45,9 @@ class DeskEnv(AgentEnv):
         "intrinsic": outcome("task") + late("novelty", weight=0.05),
     }
 
-    def __init__(self, *, templates: Iterable[str] = (), levels: Iterable[int] = (), **base: Any) -> None:
-        self._templates, self._levels = tuple(templates), tuple(levels)
+    def __init__(self, *, templates: str | Iterable[str] = (), levels: int | Iterable[int] = (), **base: Any) -> None:
+        self._templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        self._levels = (levels,) if isinstance(levels, int) else tuple(levels)
         self._desk: Desk | None = None
         super().__init__(**base)
 

@@ -1,0 +1,64 @@
+"""``check`` an environment; ``verify`` and ``replay`` a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from agentgym.checks import Report
+from agentgym.checks import check as run_checks
+from agentgym.cli.command import Answer, Command
+from agentgym.cli.screen import Screen
+from agentgym.errors import UsageError
+from agentgym.evaluation.regrade import replay, verify
+
+
+class CheckConfig(Struct, forbid_unknown_fields=True):
+    """Which environment, and how thoroughly."""
+
+    env: Annotated[str, Meta(description="environment id")]
+    tasks: Annotated[int, Meta(description="tasks of each split that take part", ge=1)] = 40
+
+
+class FolderConfig(Struct, forbid_unknown_fields=True):
+    """A run folder."""
+
+    folder: Annotated[str, Meta(description="run folder")]
+
+
+def check(config: CheckConfig, screen: Screen) -> Answer:
+    report = run_checks(config.env, config.tasks, lambda c: screen.say(f"{c.status:<5} {c.name}: {c.detail}"))
+    return Answer(report, _summary(report), 0 if report.passed else 1)
+
+
+def _summary(report: Report) -> str:
+    oracle = f"oracle {report.oracle.success:.3f} on {report.oracle.episodes} episodes" if report.oracle else "no oracle"
+    return f"{report.env} {'passed' if report.passed else 'FAILED'}: {oracle}, noop {report.noop.success:.3f}, {sum(a.held for a in report.attacks)} of {len(report.attacks)} attacks held"
+
+
+def _folder(config: FolderConfig) -> Path:
+    path = Path(config.folder)
+    if not (path / "episodes.jsonl").is_file():
+        raise UsageError(f"{path} is not a run folder (no episodes.jsonl); make one with: agentgym eval --env ENV --out DIR")
+    return path
+
+
+def verify_folder(config: FolderConfig, screen: Screen) -> Answer:
+    result = verify(_folder(config))
+    lines = [f"{m['episode']}: {m['why']}" for m in result.mismatched[:20]]
+    lines.append(f"{result.reproduced} of {result.episodes} episodes reproduced; {len(result.mismatched)} differ, {len(result.unverifiable)} cannot be verified in full")
+    return Answer(result, "\n".join(lines), 1 if result.mismatched else 0)
+
+
+def replay_folder(config: FolderConfig, screen: Screen) -> Answer:
+    result = replay(_folder(config))
+    lines = [f"{d.episode} turn {d.turn}: {d.why}" for d in result.diverged[:20]]
+    lines.append(f"{result.identical} of {result.episodes} episodes are identical")
+    return Answer(result, "\n".join(lines), 1 if result.diverged else 0)
+
+
+CHECK = Command("check", "Check an environment: conformance and the reward audit.", "agentgym check tools/desk", CheckConfig, check, ("env",))
+VERIFY = Command("verify", "Derive every verdict and reward of a run again.", "agentgym verify runs/oracle", FolderConfig, verify_folder, ("folder",))
+REPLAY = Command("replay", "Play a run's actions again and compare the states.", "agentgym replay runs/oracle", FolderConfig, replay_folder, ("folder",))

@@ -1,0 +1,128 @@
+"""``agentgym VERB …``: find the verb, read its config, run it, print its answer. Exit codes are part of the contract."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import msgspec
+
+from agentgym.cli.command import Answer, Command
+from agentgym.cli.parse import make_parser, parse
+from agentgym.cli.screen import Screen
+from agentgym.errors import AgentGymError, Fault, MissingExtra, UnknownName, UsageError
+from agentgym.registry import installed
+
+VERBS = {
+    "list": "look:LIST",
+    "info": "look:INFO",
+    "methods": "look:METHODS",
+    "play": "play:PLAY",
+    "eval": "play:EVAL",
+    "check": "checking:CHECK",
+    "verify": "checking:VERIFY",
+    "replay": "checking:REPLAY",
+    "new": "new:NEW",
+    "doctor": "doctor:DOCTOR",
+}
+LATER = {v: "agentgym-trainers" for v in ("train", "sft", "demo")}
+DONE, FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def find(verb: str) -> Command:
+    """The command of a verb, built in or installed.
+
+    Raises:
+        UnknownName: there is none; MissingExtra: its package is not installed.
+    """
+    if verb in VERBS:
+        module, _, name = VERBS[verb].partition(":")
+        command: Command = getattr(import_module(f"agentgym.cli.{module}"), name)
+        return command
+    if verb in installed("commands"):
+        return installed("commands")[verb].load()  # type: ignore[no-any-return]  # an entry point's object is its package's promise
+    if verb in LATER:
+        raise MissingExtra(LATER[verb], f"pip install {LATER[verb]}")
+    raise UnknownName("command", verb, [*VERBS, *installed("commands")])
+
+
+def usage() -> str:
+    """The overview that ``agentgym --help`` prints."""
+    lines = [f"  {v:<10} {_summary(v)}" for v in [*VERBS, *sorted(installed("commands"))]]
+    return "\n".join(["usage: agentgym VERB [flags] [@ file.toml]", "", "A gym for long-horizon LLM agents.", "", *lines, "", "agentgym VERB --help shows the flags of a verb and an example."])
+
+
+def _summary(verb: str) -> str:
+    try:
+        return find(verb).summary
+    except ImportError as error:
+        return f"(not available: {error})"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; return the exit code. Raises what ``main`` turns into one line."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return DONE
+    if argv[0] == "--version":
+        from agentgym import __version__
+
+        print(f"agentgym {__version__}")
+        return DONE
+    command = find(argv[0])
+    if "--help" in argv[1:] or "-h" in argv[1:]:
+        make_parser(command).print_help()
+        return DONE
+    parsed = parse(command, argv[1:])
+    screen = Screen(parsed.plain)
+    with screen.working():
+        answer: Answer = command.run(parsed.config, screen)
+    if parsed.json:
+        sys.stdout.buffer.write(msgspec.json.encode(answer.data) + b"\n")
+        sys.stdout.flush()
+    elif answer.text:
+        screen.out.print(answer.text, highlight=False, soft_wrap=True)
+    return answer.code
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point of ``agentgym``."""
+    sys.exit(guarded(sys.argv[1:] if argv is None else argv))
+
+
+def guarded(argv: Sequence[str]) -> int:
+    """``run``, with every error of ours as one line and its exit code."""
+    try:
+        return run(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except BaseExceptionGroup as group:
+        return _one_line(group)
+    except AgentGymError as error:
+        return _tell(error)
+
+
+def _one_line(group: BaseExceptionGroup[BaseException]) -> int:
+    """The first error of ours in a group of concurrent ones; anything else is a bug and keeps its traceback."""
+    leaves: list[BaseException] = [group]
+    while isinstance(leaves[0], BaseExceptionGroup):
+        leaves = [*leaves[0].exceptions, *leaves[1:]]
+    if isinstance(leaves[0], KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    if isinstance(leaves[0], AgentGymError):
+        return _tell(leaves[0])
+    raise group
+
+
+def _tell(error: AgentGymError) -> int:
+    print("agentgym: " + " ".join(str(error).split()), file=sys.stderr)
+    if isinstance(error, UsageError):
+        return USAGE
+    return INFRASTRUCTURE if isinstance(error, (MissingExtra, Fault)) else FAILED

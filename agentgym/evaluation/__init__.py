@@ -1,0 +1,1 @@
+"""Evaluation: runs, statistics, re-grading and replay."""

@@ -1,0 +1,187 @@
+"""One evaluation: a run folder that can be resumed, re-graded and replayed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agentgym.core import AgentEnv, Policy
+from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
+from agentgym.errors import UsageError
+from agentgym.evaluation.stats import Interval, bootstrap, pass_at, wilson
+from agentgym.registry import load, make, resolve
+from agentgym.rollout import Job, Keep, LateSource, Rollout
+
+
+class Result(Struct, kw_only=True):
+    """What ``eval --json`` prints. Shares are in [0, 1]."""
+
+    env: str
+    policy: str
+    split: str
+    episodes: int
+    valid: int
+    invalid: int
+    success: Interval
+    reward: Interval
+    metrics: dict[str, Interval]
+    pass_at: dict[str, float]
+    turns_mean: float
+    tokens: int
+    model_calls: int
+    wall_s: float
+    out: str | None = None
+    retries: int = 0
+    stop_reasons: dict[str, int] = {}
+
+
+class Plan(Struct, kw_only=True, frozen=True):
+    """What is to be played. ``tasks`` distinct tasks, ``episodes`` in all (default: one per task)."""
+
+    env: str
+    split: str = "test"
+    reward: str = "outcome"
+    options: dict[str, Any] = {}
+    tasks: int | None = None
+    episodes: int | None = None
+    seed: int = 0
+    concurrency: int = 64
+    retries: int = 2
+    max_tokens: int | None = None
+    episode_tokens: int | None = None
+
+    def environment(self) -> AgentEnv:
+        """A new environment."""
+        return make(self.env, split=self.split, reward=self.reward, **self.options)
+
+    def jobs(self, ids: Sequence[str]) -> list[Job]:
+        """Attempts, task by task in rounds, so that the first ``tasks`` jobs are distinct tasks."""
+        tasks = min(self.tasks or self.episodes or min(100, len(ids)), len(ids))
+        if (self.tasks or 0) > len(ids):
+            raise UsageError(f"{self.env} split {self.split} has {len(ids)} tasks, not {self.tasks}")
+        total = self.episodes or tasks
+        return [Job(ids[i % tasks], i // tasks, self.seed + i, ids[i % tasks]) for i in range(total)]
+
+
+def late_sources(env: AgentEnv) -> dict[str, tuple[LateSource, float]]:
+    """The stateful sources that an environment's reward names, fresh, with their weights."""
+    from agentgym.rewards.spec import Spec, weight_of
+
+    spec = env.reward
+    return {n: (load("verifiers", n)(), weight_of(spec, n)) for n in spec.late} if isinstance(spec, Spec) else {}
+
+
+@contextmanager
+def stores(out: Path | None) -> Iterator[Keep]:
+    """The stores of a run folder; none without one."""
+    if out is None:
+        yield Keep()
+        return
+    with EpisodeStore(out / "episodes.jsonl") as episodes:
+        yield Keep(episodes, ArtefactStore(out / "artefacts"))
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what made an episode."""
+    names = [d.metadata["Name"] for d in metadata.distributions() if (d.metadata["Name"] or "").startswith("agentgym-")]
+    return {"python": sys.version.split()[0], **{n: metadata.version(n) for n in sorted(set(names))}}
+
+
+async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episode: Callable[[Episode, int, int], None] | None = None) -> Result:
+    """Play what is still to be played and sum up everything. ``out`` is resumed by (task, attempt) if it is there.
+
+    ``on_episode`` gets each episode, how many are done, and how many there are to do.
+
+    Raises:
+        UsageError: ``out`` holds a run of another plan or policy.
+    """
+    began = time.perf_counter()
+    env = plan.environment()
+    jobs, done = plan.jobs(env.taskset.ids()), dict[tuple[str, int], Episode]()
+    tried: list[Episode] = []
+    if out is not None:
+        _claim(out, plan, policy.name)
+        tried = list(read_episodes(out / "episodes.jsonl")) if (out / "episodes.jsonl").exists() else []
+        done = {(e.task, e.attempt): e for e in tried if e.status == "valid"}
+    todo = [j for j in jobs if j.key not in done]
+
+    def tell(episode: Episode) -> None:
+        tried.append(episode)
+        done[episode.task, episode.attempt] = episode
+        if on_episode:
+            on_episode(episode, len(done), len(jobs))
+
+    with stores(out) as keep:
+        await Rollout(
+            make=plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
+            episode_tokens=plan.episode_tokens, late=late_sources(env), keep=keep, provenance=provenance(), on_episode=tell,
+        ).run(todo)  # fmt: skip
+    result = summarise(plan, policy.name, [done[j.key] for j in jobs], len(tried) - len(jobs))
+    result.wall_s, result.out = round(time.perf_counter() - began, 3), str(out) if out else None
+    if out is not None:
+        (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    return result
+
+
+def _claim(out: Path, plan: Plan, policy: str) -> None:
+    """Write the resolved plan into a new folder, or check that the folder's is the same."""
+    import tomllib
+
+    text = {"policy": policy, **{k: v for k, v in msgspec.to_builtins(plan).items() if v is not None}, "env": resolve(plan.env)}
+    path = out / "config.toml"
+    if path.exists():
+        if tomllib.loads(path.read_text()) != text:
+            raise UsageError(f"{out} holds another run; choose another --out, or repeat its config ({path})")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.toml.encode(text))
+
+
+def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int) -> Result:
+    """The numbers of a set of episodes; invalid ones are counted and take no part in any mean."""
+    good = [e for e in episodes if e.status == "valid"]
+    tasks = [e.task for e in good]
+    per_task: dict[str, list[bool]] = defaultdict(list)
+    for e in good:
+        per_task[e.task].append(e.success)
+    most = min((len(v) for v in per_task.values()), default=0)
+    ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
+    return Result(
+        env=resolve(plan.env), policy=policy, split=plan.split, episodes=len(episodes), valid=len(good), invalid=len(episodes) - len(good),
+        success=_success(good), reward=bootstrap([e.total for e in good], tasks), metrics=_metrics(good),
+        pass_at={str(k): sum(pass_at(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
+        turns_mean=sum(len(e.turns) for e in good) / max(1, len(good)),
+        tokens=sum(sum(t.tokens.mask) for e in good for t in e.turns if t.tokens), model_calls=sum(len(e.turns) for e in episodes),
+        wall_s=0.0, retries=retries, stop_reasons=dict(Counter(e.stop_reason.value for e in episodes if e.stop_reason)),
+    )  # fmt: skip
+
+
+def _success(good: Sequence[Episode]) -> Interval:
+    """Wilson's interval where each task was tried once; else tasks are the clusters of a bootstrap."""
+    if len({e.task for e in good}) == len(good):
+        return wilson(sum(e.success for e in good), len(good))
+    return bootstrap([float(e.success) for e in good], [e.task for e in good])
+
+
+def _metrics(good: Sequence[Episode]) -> dict[str, Interval]:
+    """The mean over episodes of each verdict's value (step verdicts: their mean over turns)."""
+    values: dict[str, tuple[list[float], list[str]]] = defaultdict(lambda: ([], []))
+    for e in good:
+        seen: dict[str, list[float]] = defaultdict(list)
+        for verdicts in (*(t.verdicts for t in e.turns), e.verdicts):
+            for name, verdict in verdicts.items():
+                if verdict.value is not None:
+                    seen[name].append(verdict.value)
+        for name, each in seen.items():
+            values[name][0].append(sum(each) / len(each))
+            values[name][1].append(e.task)
+    return {name: bootstrap(*pair) for name, pair in sorted(values.items())}

@@ -1,0 +1,57 @@
+"""Checkpoints: a Hugging Face folder, and beside it what a bit-exact resume needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from agentgym.errors import CheckpointMismatch
+from agentgym_trainers.model import save_model
+
+VERSION = 1
+
+
+def folder_of(out: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` updates lives."""
+    return out / "checkpoints" / f"step-{step:05d}"
+
+
+def save(out: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> Path:
+    """Write a checkpoint, whole or not at all: it counts once ``trainer.json`` is there."""
+    folder = folder_of(out, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, tokenizer, folder)
+    torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "extra": extra}, folder / "trainer.pt")
+    about = {"version": VERSION, "step": step, "architecture": type(model).__name__, "parameters": model.num_parameters()}
+    partial = folder / "trainer.json.part"
+    partial.write_bytes(msgspec.json.encode(about))
+    partial.replace(folder / "trainer.json")
+    return folder
+
+
+def latest(out: Path) -> tuple[int, Path] | None:
+    """The last whole checkpoint of a run."""
+    whole = sorted((out / "checkpoints").glob("step-*/trainer.json"))
+    return (int(whole[-1].parent.name.removeprefix("step-")), whole[-1].parent) if whole else None
+
+
+def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load what is not weights; return the extra state.
+
+    Raises:
+        CheckpointMismatch: it is of another version or model.
+    """
+    about = msgspec.json.decode((folder / "trainer.json").read_bytes())
+    mine = {"version": VERSION, "architecture": type(model).__name__, "parameters": model.num_parameters()}
+    for key, value in mine.items():
+        if about.get(key) != value:
+            raise CheckpointMismatch(f"{folder} has {key} {about.get(key)}, this run has {value}")
+    state = torch.load(folder / "trainer.pt", weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    extra: dict[str, Any] = state["extra"]
+    return extra

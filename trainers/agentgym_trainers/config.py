@@ -1,0 +1,60 @@
+"""The settings of ``train`` and ``sft``, with their defaults and what they mean."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+
+def _says(text: str, **limits: Any) -> Meta:
+    return Meta(description=text, **limits)
+
+
+class WarmStart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Supervised updates on oracle episodes of the train split, before any reinforcement learning."""
+
+    warm_steps: Annotated[int, _says("supervised updates; default 250 for --model tiny, else 0", ge=0)] | None = None
+    warm_tasks: Annotated[int, _says("distinct tasks that the warm start may see; default all", ge=1)] | None = None
+    warm_batch: Annotated[int, _says("episodes per supervised update", ge=1)] = 32
+    warm_lr: Annotated[float, _says("learning rate of the warm start", gt=0)] = 2e-3
+
+
+class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What ``train`` and ``sft`` share."""
+
+    env: Annotated[str, _says("environment id, with or without version")] = ""
+    model: Annotated[str, _says("a path or hub id of a causal LM, or tiny: a small one made on the spot")] = "tiny"
+    split: Annotated[str, _says("split to train on")] = "train"
+    eval_split: Annotated[str, _says("held-out split, evaluated greedily before and after")] = "dev"
+    eval_tasks: Annotated[int, _says("tasks of each evaluation", ge=1)] = 100
+    option: Annotated[dict[str, Any], _says("environment options as key=value, repeatable")] = {}
+    seed: Annotated[int, _says("seed of everything", ge=0)] = 0
+    max_tokens: Annotated[int, _says("longest action in tokens", ge=1)] = 64
+    context: Annotated[int, _says("longest conversation in tokens", ge=16)] = 1024
+    on_rewrite: Annotated[str, _says("for templates that rewrite history: refuse, or segment (each turn on its own)", pattern="^(refuse|segment)$")] = "refuse"
+    threads: Annotated[int, _says("CPU threads of torch; 0 leaves torch's default", ge=0)] = 0
+    out: Annotated[str, _says("run folder; default runs/<verb>-<date>")] = ""
+
+
+class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Train a policy by reinforcement learning: agentgym train --env tools/desk-v0 --option levels=1 --steps 20"""
+
+    algo: Annotated[str, _says("algorithm: a recipe of advantage, objective and aggregation")] = "grpo"
+    reward: Annotated[str, _says("reward spec of the environment")] = "outcome"
+    steps: Annotated[int, _says("reinforcement-learning updates", ge=0)] = 40
+    groups: Annotated[int, _says("tasks per update", ge=1)] = 16
+    group_size: Annotated[int, _says("episodes per task", ge=2)] = 8
+    lr: Annotated[float, _says("learning rate", gt=0)] = 3e-4
+    kl: Annotated[float, _says("weight of the KL to the warm start", ge=0)] = 0.0
+    clip_low: Annotated[float, _says("lower clip of the ratio", gt=0)] = 0.2
+    clip_high: Annotated[float, _says("upper clip of the ratio", gt=0)] = 0.2
+    temperature: Annotated[float, _says("sampling temperature", gt=0)] = 1.0
+    eval_every: Annotated[int, _says("updates between evaluations; 0: only before and after", ge=0)] = 0
+    save_every: Annotated[int, _says("updates between checkpoints", ge=1)] = 20
+    sampled_eval: Annotated[bool, _says("also evaluate at temperature 1, before and after")] = False
+    resume: Annotated[str, _says("continue the run in this folder; every other flag is read from it")] = ""
+
+
+class SftConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Warm a model up on oracle episodes: agentgym sft --env tools/desk-v0 --option levels=1 --warm-steps 200"""

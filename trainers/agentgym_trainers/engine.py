@@ -1,0 +1,255 @@
+"""The ``transformers`` engine: continuous batching over a slot cache, on a CPU or one GPU.
+
+A conversation keeps its slot between turns, so only new tokens are computed. Each conversation has its own random numbers:
+what it samples does not depend on who else is in the batch (up to the rounding of a batched product).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import anyio.lowlevel
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from agentgym.core import Completion, Conversation, Tokens
+from agentgym.errors import ContextOverflow, UsageError
+from agentgym_trainers.renderer import ChatRenderer
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class SlotCache(Cache):
+    """Keys and values of many sequences: ``[slots, capacity + 1, heads, dim]`` per layer; the last position is a bin.
+
+    ``view`` says which rows and positions the next forward writes, and how far it reads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        self.slots, self.capacity = 0, 0
+
+    def view(self, rows: torch.Tensor | None, write_rows: torch.Tensor, write_at: torch.Tensor, reach: int) -> None:
+        """``rows`` None reads slots ``0 … len(write_rows) - 1`` without a copy."""
+        self._rows, self._write_rows, self._write_at, self._reach = rows, write_rows, write_at, reach
+
+    def grow(self, slots: int, capacity: int) -> None:
+        """Make room, keeping what is there."""
+        if slots <= self.slots and capacity <= self.capacity:
+            return
+        old_slots, old_capacity = self.slots, self.capacity
+        self.slots, self.capacity = max(slots, self.slots), max(capacity, self.capacity)
+        for store in (self.keys, self.values):
+            for i, old in enumerate(store):
+                store[i] = old.new_zeros((self.slots, self.capacity + 1, *old.shape[2:]))
+                store[i][:old_slots, :old_capacity] = old[:, :old_capacity]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write ``[rows, heads, new, dim]`` and return ``[rows, heads, reach, dim]``."""
+        if layer_idx == len(self.keys):
+            shape = (self.slots, self.capacity + 1, key_states.shape[1], key_states.shape[3])
+            self.keys.append(key_states.new_zeros(shape))
+            self.values.append(value_states.new_zeros((*shape[:3], value_states.shape[3])))
+        read = []
+        for store, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
+            store[self._write_rows[:, None], self._write_at] = new.transpose(1, 2)
+            kept = store[: len(self._write_rows), : self._reach] if self._rows is None else store[self._rows, : self._reach]
+            read.append(kept.transpose(1, 2))
+        return read[0], read[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions are always given, so nothing asks for a common length."""
+        return 0
+
+
+@dataclass(eq=False)
+class _Request:
+    """One completion being made."""
+
+    key: str
+    prompt: list[int]
+    limit: int
+    uniform: np.ndarray[Any, Any]
+    slot: int = -1
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Literal["stop", "length"] | None = None
+    wake: anyio.Event = field(default_factory=anyio.Event)
+
+
+class TransformersEngine:
+    """A policy that owns weights. ``temperature`` 0 is greedy: evaluable, refused for training.
+
+    Args:
+        context: longest conversation in tokens.
+        max_tokens: longest action in tokens.
+    """
+
+    def __init__(self, model: PreTrainedModel, renderer: ChatRenderer, *, name: str = "hf", temperature: float = 1.0, max_tokens: int = 128, context: int | None = None) -> None:
+        layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if layers != {"full_attention"}:
+            raise UsageError(f"{name}: layers of kind {sorted(layers)} are not supported by the transformers engine; use full attention")
+        self.model, self.renderer, self.name = model, renderer, name
+        self.temperature, self.max_tokens = temperature, max_tokens
+        self.context = context or int(getattr(model.config, "max_position_embeddings", 4096))
+        self.version = "0"
+        self.generated = 0
+        self._cache, self._lengths = SlotCache(), np.zeros(0, dtype=np.int64)
+        self._owner: dict[str, int] = {}
+        self._pending: list[_Request] = []
+        self._active: list[_Request] = []
+        self._driving = False
+
+    def renew(self, version: str) -> None:
+        """The weights have changed: forget every key and value, and stamp what comes with ``version``."""
+        self.version = version
+        self._owner.clear()
+
+    # The policy
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """Sample one action. Raises ``ContextOverflow`` if the conversation leaves no room for a token."""
+        new, before = self._prompt(conversation)
+        room = self.context - len(new) - sum(len(t.ids) for t in before)
+        if room <= 0:
+            raise ContextOverflow(f"{conversation.id} needs more than {self.context} tokens")
+        limit = min(room, conversation.max_tokens or self.max_tokens, self.max_tokens)
+        rng = np.random.Generator(np.random.Philox(key=[conversation.seed & (2**64 - 1), len(conversation.messages)]))
+        history = [i for t in before for i in t.ids]
+        request = _Request(conversation.id, history + new, limit, rng.random(limit))
+        await self._complete(request)
+        n = len(request.ids)
+        self.generated += n
+        tokens = Tokens(
+            new + request.ids, [0] * len(new) + [1] * n, [0.0] * len(new) + request.logprobs,
+            {"temperature": self.temperature}, [(self.version, n)], self._segment(conversation),
+        )  # fmt: skip
+        return Completion(self.renderer.parse(request.ids)["content"], tokens, request.finish or "stop", {"completion_tokens": n})
+
+    def _segment(self, conversation: Conversation) -> int:
+        return len(conversation.prefix or ()) if self.renderer.segment_each_turn else 0
+
+    def _prompt(self, conversation: Conversation) -> tuple[list[int], Sequence[Tokens]]:
+        """The ids that are new, and the turns they follow in this segment."""
+        before = [] if self.renderer.segment_each_turn else conversation.prefix or []
+        if not before:
+            return self.renderer.open(conversation.tools, conversation.messages), before
+        said = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
+        return self.renderer.bridge(conversation.messages[said + 1 :], before[-1].ids[-1] in self.renderer.stop_ids), before
+
+    # Continuous batching: whoever waits and finds no driver drives
+
+    async def _complete(self, request: _Request) -> None:
+        self._pending.append(request)
+        await anyio.lowlevel.checkpoint()  # let everyone who is ready ask first
+        while request.finish is None:
+            if self._driving:
+                await request.wake.wait()
+                request.wake = anyio.Event()
+                continue
+            self._driving = True
+            try:
+                while request.finish is None:
+                    await anyio.lowlevel.checkpoint()
+                    self._forward()
+            finally:
+                self._driving = False
+                for other in [*self._active, *self._pending][:1]:
+                    other.wake.set()
+
+    @torch.no_grad()
+    def _forward(self) -> None:
+        """One forward: the prompts of those who wait, if enough do; else one more token of everyone."""
+        if self._pending and len(self._pending) * 4 >= len(self._active):
+            batch, self._pending = self._pending, []
+            chunks = [self._admit(r) for r in batch]
+            self._active += batch
+        else:
+            batch = self._active
+            chunks = [r.ids[-1:] for r in batch]
+        logits = self._logits(batch, chunks)
+        self._sample(batch, logits)
+        self._active = [r for r in self._active if r.finish is None]
+
+    def _admit(self, request: _Request) -> list[int]:
+        """Give a slot; return the part of the prompt whose keys it does not hold yet."""
+        slot = self._owner.pop(request.key, -1)
+        if slot < 0:
+            taken = set(self._owner.values()) | {r.slot for r in self._active}
+            slot = next((s for s in range(len(self._lengths)) if s not in taken), len(self._lengths))
+            if slot == len(self._lengths):
+                self._lengths = np.append(self._lengths, 0)
+            self._lengths[slot] = 0
+        self._owner[request.key], request.slot = slot, slot
+        held = int(min(self._lengths[slot], len(request.prompt) - 1))
+        self._lengths[slot] = held
+        self._cache.grow(-(-len(self._lengths) // 32) * 32, -(-(len(request.prompt) + request.limit) // 64) * 64)
+        return request.prompt[held:]
+
+    def _logits(self, batch: list[_Request], chunks: list[list[int]]) -> torch.Tensor:
+        """Logits ``[len(batch), vocabulary]`` after each chunk; rows are left-padded to the longest."""
+        slots = np.array([r.slot for r in batch])
+        counts = np.array([len(c) for c in chunks])
+        width, whole = int(counts.max()), len(self._lengths)
+        everyone = width == 1 and len(batch) * 10 >= whole * 6
+        rows = np.arange(whole) if everyone else slots
+        at = slots if everyone else np.arange(len(batch))
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        position = np.full((len(rows), width), -1, dtype=np.int64)
+        for i, chunk, slot in zip(at, chunks, slots, strict=True):
+            ids[i, width - len(chunk) :] = chunk
+            position[i, width - len(chunk) :] = np.arange(self._lengths[slot], self._lengths[slot] + len(chunk))
+        reach = int(position.max()) + 1
+        device = self.model.device
+        write_at = torch.from_numpy(np.where(position < 0, self._cache.capacity, position)).to(device)
+        self._cache.view(None if everyone else torch.from_numpy(rows).to(device), torch.from_numpy(rows).to(device), write_at, reach)
+        seen = torch.from_numpy(np.maximum(position, 0)).to(device)
+        mask = torch.arange(reach, device=device)[None, None, None, :] <= seen[:, None, :, None]
+        out = self.model(
+            input_ids=torch.from_numpy(ids).to(device), position_ids=seen, attention_mask=mask,
+            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        self._lengths[slots] += counts
+        logits: torch.Tensor = out.logits[torch.from_numpy(at).to(device), -1].float()
+        return logits
+
+    def _sample(self, batch: list[_Request], logits: torch.Tensor) -> None:
+        """One token each, by inverse transform of the request's own uniform number; log-probabilities as sampled."""
+        logp = torch.log_softmax(logits / self.temperature if self.temperature > 0 else logits, dim=-1)
+        if self.temperature > 0:
+            u = torch.tensor([r.uniform[len(r.ids)] for r in batch], dtype=torch.float64, device=logits.device)
+            below = logp.double().exp().cumsum(-1)
+            chosen = (below < u[:, None] * below[:, -1:]).sum(-1).clamp_(max=logp.shape[-1] - 1)
+        else:
+            chosen = logp.argmax(-1)
+        picked = logp.gather(-1, chosen[:, None])[:, 0].tolist()
+        for request, token, value in zip(batch, chosen.tolist(), picked, strict=True):
+            request.ids.append(token)
+            request.logprobs.append(value)
+            if token in self.renderer.stop_ids:
+                request.finish = "stop"
+            elif len(request.ids) >= request.limit:
+                request.finish = "length"
+            if request.finish:
+                request.wake.set()
+
+
+def load_engine(path: str, *, temperature: float = 0.0, max_tokens: int = 128, on_rewrite: Literal["refuse", "segment"] = "refuse", **settings: Any) -> TransformersEngine:
+    """``hf:PATH``: a Hugging Face causal LM, from a folder or from the hub.
+
+    Raises:
+        UsageError: nothing can be loaded from ``path``.
+    """
+    from agentgym_trainers.model import load_model
+
+    model, tokenizer = load_model(path)
+    name = f"hf:{Path(path).name}"
+    return TransformersEngine(model.eval(), ChatRenderer(tokenizer, on_rewrite), name=name, temperature=temperature, max_tokens=max_tokens)

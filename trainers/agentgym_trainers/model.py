@@ -1,0 +1,71 @@
+"""Models: any Hugging Face causal LM by path, or ``tiny``, made on the spot from an environment's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from agentgym.errors import UsageError
+
+START, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
+TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message.role + '\\n' -}}"
+    "{{- message.content -}}"
+    "{%- for call in message.tool_calls or [] -%}"
+    "{%- if message.content or not loop.first -%}{{- '\\n' -}}{%- endif -%}"
+    '{{- \'<tool_call>{"name": "\' + call.function.name + \'", "arguments": \' + (call.function.arguments | tojson) + \'}</tool_call>\' -}}'
+    "{%- endfor -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+"""The tiny model's chat template. It ignores tool schemas: the tiny model learns the tools from episodes."""
+
+
+def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM and its tokenizer, float32 on a CPU, bfloat16 on a GPU.
+
+    Raises:
+        UsageError: nothing can be loaded from ``path``.
+    """
+    cuda = torch.cuda.is_available()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16 if cuda else torch.float32)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no model can be loaded from {path!r}: {str(error).splitlines()[0][:200]}") from None
+    return model.to("cuda" if cuda else "cpu"), tokenizer
+
+
+def tiny_tokenizer(texts: Iterable[str], size: int = 2048) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most ``size`` entries, trained on ``texts``; digits stand alone."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])  # type: ignore[assignment]  # its stubs know only the getter
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[PAD, START, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[START], chat_template=TEMPLATE, clean_up_tokenization_spaces=False)
+
+
+def tiny_model(tokenizer: PreTrainedTokenizerBase, seed: int, *, hidden: int = 128, layers: int = 3, heads: int = 4, context: int = 1024) -> Qwen3ForCausalLM:
+    """A Qwen3-architecture model of about a million parameters, initialised from ``seed``."""
+    config: dict[str, Any] = {
+        "vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": heads // 2, "head_dim": hidden // heads, "max_position_embeddings": context,
+        "tie_word_embeddings": True, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(Qwen3Config(**config)).float()
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A Hugging Face folder with safetensors."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)

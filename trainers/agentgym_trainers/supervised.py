@@ -1,0 +1,62 @@
+"""Supervised warm start: oracle episodes as token streams with weight on what the oracle did."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedModel
+
+from agentgym.core import AgentEnv
+from agentgym.episode import Episode, Tokens
+from agentgym.messages import assistant_message
+from agentgym_trainers.learner import make_optimizer, update
+from agentgym_trainers.renderer import ChatRenderer
+from agentgym_trainers.streams import make_batch
+
+
+def oracle_episode(env: AgentEnv, task: str) -> Episode:
+    """One oracle episode of a task, without tokens."""
+    env.reset(seed=0, options={"task": task})
+    for action in env.oracle():
+        env.step(action)
+    return env.episode
+
+
+def tokenize(episode: Episode, renderer: ChatRenderer, env: AgentEnv) -> Episode:
+    """Give a scripted episode the ids a model would have had to sample. Never used on an episode that has ids."""
+    tools = [t.spec for t in env.tools.values()]
+    for i, turn in enumerate(episode.turns):
+        before = renderer.open(tools, turn.observation) if i == 0 else renderer.bridge(turn.observation)
+        said = [*renderer.tokenizer.encode(turn.action, add_special_tokens=False), renderer.end_id]
+        turn.tokens = Tokens(before + said, [0] * len(before) + [1] * len(said), [0.0] * (len(before) + len(said)), {"temperature": 1.0}, [("0", len(said))])
+    return episode
+
+
+def text_of_episode(episode: Episode, renderer_template: Callable[[Sequence[object]], str]) -> str:
+    """A whole episode as the template renders it: what the tiny tokenizer is trained on."""
+    messages: list[object] = []
+    for i, turn in enumerate(episode.turns):
+        messages += [*turn.observation, assistant_message(turn.action, turn.calls, i)]
+    return renderer_template([*messages, *episode.closing])
+
+
+def warm_start(
+    model: PreTrainedModel, renderer: ChatRenderer, env: AgentEnv, tasks: Sequence[str], *, steps: int, batch_size: int, lr: float, seed: int,
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> None:  # fmt: skip
+    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate decays linearly to a tenth."""
+    optimizer, rng = make_optimizer(model, lr), random.Random(seed)
+    made: dict[str, Episode] = {}
+    queue: list[str] = []
+    for step in range(steps):
+        while len(queue) < batch_size:
+            queue += rng.sample(list(tasks), len(tasks))
+        chosen, queue = queue[:batch_size], queue[batch_size:]
+        for task in chosen:
+            if task not in made:
+                made[task] = tokenize(oracle_episode(env, task), renderer, env)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / 10) * (1 - 0.9 * step / steps)
+        batch = make_batch([made[t] for t in chosen], [1.0] * batch_size, "token")
+        on_step(step, update(model, optimizer, batch, "reinforce"))
