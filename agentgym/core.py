@@ -107,7 +107,8 @@ class EpisodeView(Struct, frozen=True):
 class Verifier(Protocol):
     """Says what happened. A pure function of the view; a step verifier judges the view's last turn."""
 
-    level: Literal["step", "outcome", "group"]
+    @property
+    def level(self) -> Literal["step", "outcome", "group"]: ...
 
     def __call__(self, view: EpisodeView) -> Verdict: ...
 
@@ -115,8 +116,10 @@ class Verifier(Protocol):
 class Reward(Protocol):
     """A reward spec: verdicts to terms, as a pure function of the record."""
 
-    late: Sequence[str]
-    """Names of sources that only a rollout can settle (novelty, models, groups): never in ``step``'s reward."""
+    @property
+    def late(self) -> Sequence[str]:
+        """Names of sources that only a rollout can settle (novelty, models, groups): never in ``step``'s reward."""
+        ...
 
     def at(self, episode: Episode, turn: int) -> list[Term]:
         """The terms that become known at ``turn``, from the record up to it."""
@@ -194,8 +197,15 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     capabilities: ClassVar[Capabilities] = Capabilities()
     verifiers: ClassVar[Mapping[str, Verifier]] = {}
     rewards: ClassVar[Mapping[str, Reward]] = {}
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     tools: Mapping[str, Tool] = {}
+
+    task: Task
+    episode: Episode
+    _options: dict[str, Any]
+    _shown: Scene
+    _hash: str
+    _malformed: int
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         env = super().__new__(cls)
@@ -266,7 +276,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         )  # fmt: skip
         self._malformed, self.artefacts, self._status = 0, {}, "running"
         self._show(self._begin(self.task))
-        self.episode.start_hash, self.episode.start_anchor = self._hash, self._scene.anchor
+        self.episode.start_hash, self.episode.start_anchor = self._hash, self._shown.anchor
         return self._observation(), self._info([], {})
 
     def step(self, action: str) -> StepResult:
@@ -282,7 +292,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
             raise errors.ActionTypeError(f"an action is a str, not {type(action).__name__}")
         limits, began = self.task.limits, time.perf_counter()
         parsed = parse_action(action, max_chars=limits.max_action_chars, max_calls=limits.max_calls)
-        turn = Turn(self._scene.messages, action[: limits.max_action_chars], list(parsed.calls), parsed.problem)
+        turn = Turn(self._shown.messages, action[: limits.max_action_chars], list(parsed.calls), parsed.problem)
         self.episode.turns.append(turn)
         scene = self._advance(parsed) if parsed.problem is None else self._objection(parsed.problem)
         self._malformed += scene.malformed
@@ -295,17 +305,17 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         ``action`` is what the policy had written when it was cut; it is kept in the record and not executed.
         """
         self._require_running()
-        turn = Turn(self._scene.messages, action[: self.task.limits.max_action_chars], problem=f"not executed: {reason}")
+        turn = Turn(self._shown.messages, action[: self.task.limits.max_action_chars], problem=f"not executed: {reason}")
         self.episode.turns.append(turn)
-        self._scene = Scene([], self._scene.state, self._scene.anchor)
+        self._shown = Scene([], self._shown.state, self._shown.anchor)
         return self._settle(turn, reason, time.perf_counter())
 
-    def render(self) -> str | None:  # type: ignore[override]  # Gymnasium's union has no narrower spelling for text
+    def render(self) -> str | None:
         """The last observation and action, as text, in mode ``ansi``."""
         if self.render_mode != "ansi" or self._status == "new":
             return None
         last = self.episode.turns[-1].action if self.episode.turns else ""
-        return f"{last}\n\n{text_of(self._scene.messages)}".strip() if self._scene.messages else last
+        return f"{last}\n\n{text_of(self._shown.messages)}".strip() if self._shown.messages else last
 
     def close(self) -> None:
         """Release the world; idempotent."""
@@ -317,7 +327,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         """All that ``state_hash`` covers, and the record so far; outlives the environment."""
         self._require_running()
         encode = msgspec.msgpack.encode
-        return Snapshot(self.id, self.task, self._save(), encode(self.episode), encode(self._scene), self._malformed)
+        return Snapshot(self.id, self.task, self._save(), encode(self.episode), encode(self._shown), self._malformed)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot: the same ``state_hash``, the same future."""
@@ -356,30 +366,30 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     def _objection(self, problem: str) -> Scene:
         """The scene after a malformed action: the world stands still, and the policy is told why."""
         message: Message = {"role": "user", "content": f"error: {problem}"}
-        return Scene([message], self._scene.state, self._scene.anchor, malformed=True)
+        return Scene([message], self._shown.state, self._shown.anchor, malformed=True)
 
     def _show(self, scene: Scene) -> None:
-        self._scene = scene
+        self._shown = scene
         stamp = f"{self.id}|{self.task.id}|{len(self.episode.turns)}|{self._malformed}|{scene.state}"
         self._hash = hashlib.blake2b(stamp.encode(), digest_size=12).hexdigest()
 
     def _why_ended(self) -> StopReason | None:
         limits = self.task.limits
-        if self._scene.end is not None:
-            return self._scene.end
+        if self._shown.end is not None:
+            return self._shown.end
         if self._malformed >= limits.max_malformed:
             return StopReason.PARSE_ERROR
         return StopReason.MAX_TURNS if len(self.episode.turns) >= limits.max_turns else None
 
     def _settle(self, turn: Turn, reason: StopReason | None, began: float) -> StepResult:
         """Verdicts, terms and the record of a turn that has been played; ``reason`` if it was the last."""
-        turn.state_hash, turn.anchor, turn.facts = self._hash, self._scene.anchor, self._scene.facts
+        turn.state_hash, turn.anchor, turn.facts = self._hash, self._shown.anchor, self._shown.facts
         episode = self.episode
         view = EpisodeView(self.task, episode)
         turn.verdicts = {n: judge(v, view) for n, v in self.verifiers.items() if v.level == "step"}
         if reason is not None:
             self._status = "over"
-            episode.stop_reason, episode.closing = reason, self._scene.messages
+            episode.stop_reason, episode.closing = reason, self._shown.messages
             self.artefacts = self._artefacts()
             episode.verdicts = grade(self.verifiers, EpisodeView(self.task, episode, self.artefacts))
             require_valid(episode.verdicts)
@@ -393,16 +403,16 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         return self._observation(), reward, terminated, reason is not None and not terminated, self._info(terms, verdicts)
 
     def _observation(self) -> Obs:
-        text = text_of(self._scene.messages) if self._scene.messages else ""
-        return {"text": text, "screenshot": self._scene.screenshot} if self.capabilities.pixels else text
+        text = text_of(self._shown.messages) if self._shown.messages else ""
+        return {"text": text, "screenshot": self._shown.screenshot} if self.capabilities.pixels else text
 
     def _info(self, terms: list[Term], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
         return {
             "task_id": self.task.id,
             "turn": len(self.episode.turns),
             "state_hash": self._hash,
-            "anchor": self._scene.anchor,
-            "messages": self._scene.messages,
+            "anchor": self._shown.anchor,
+            "messages": self._shown.messages,
             "reward_terms": msgspec.to_builtins(terms) if terms else [],
             "verdicts": msgspec.to_builtins(verdicts) if verdicts else {},
             "stop_reason": self.episode.stop_reason and self.episode.stop_reason.value,

@@ -97,10 +97,7 @@ def assistant_message(text: str, calls: Sequence[ToolCall], turn: int) -> Messag
     """The chat message of action ``text`` taken at ``turn``; malformed text (no ``calls``) is kept as it was written."""
     if not calls:
         return {"role": "assistant", "content": text}
-    shaped = [
-        {"id": call_id(turn, i), "type": "function", "function": {"name": c.name, "arguments": _json(c.arguments)}}
-        for i, c in enumerate(calls)
-    ]
+    shaped = [{"id": call_id(turn, i), "type": "function", "function": {"name": c.name, "arguments": _json(c.arguments)}} for i, c in enumerate(calls)]
     return {"role": "assistant", "content": text.partition(OPEN)[0].strip(), "tool_calls": shaped}
 
 

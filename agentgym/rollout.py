@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import anyio
-import msgspec
 from msgspec import Struct
 
 from agentgym.core import AgentEnv, Completion, Conversation, Policy, Tokens

@@ -27,20 +27,18 @@ class ProseVectorEnv(VectorEnv[tuple[Any, ...], tuple[str, ...], np.ndarray[Any,
         first = self.envs[0]
         self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
-        self.observation_space = Tuple([first.observation_space] * self.num_envs)  # type: ignore[assignment]  # a Tuple is a Space of tuples
-        self.action_space = Tuple([first.action_space] * self.num_envs)  # type: ignore[assignment]
+        self.observation_space = Tuple([first.observation_space] * self.num_envs)
+        self.action_space = Tuple([first.action_space] * self.num_envs)
         self._ended = np.zeros(self.num_envs, dtype=bool)
 
-    def reset(  # type: ignore[override]  # Gymnasium's signature, with one task per environment in options
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Reset all. ``seed`` is one per environment, or an int ``s`` for ``s + i``; ``options={"task": [ids]}``."""
         seeds = [None] * self.num_envs if seed is None else [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed)
         tasks = (options or {}).get("task") or [None] * self.num_envs
         if len(seeds) != self.num_envs or len(tasks) != self.num_envs:
             raise UsageError(f"{len(seeds)} seeds and {len(tasks)} tasks for {self.num_envs} environments")
         self._ended[:] = False
-        observations, infos = [], {}
+        observations, infos = list[Any](), dict[str, Any]()
         for i, env in enumerate(self.envs):
             observation, info = env.reset(seed=seeds[i], options={"task": tasks[i]} if tasks[i] else None)
             observations.append(observation)
@@ -53,7 +51,7 @@ class ProseVectorEnv(VectorEnv[tuple[Any, ...], tuple[str, ...], np.ndarray[Any,
             raise UsageError(f"{len(actions)} actions for {self.num_envs} environments")
         rewards = np.zeros(self.num_envs)
         ends = np.zeros((2, self.num_envs), dtype=bool)
-        observations, infos = [], {}
+        observations, infos = list[Any](), dict[str, Any]()
         for i, env in enumerate(self.envs):
             if self._ended[i]:
                 observation, info = env.reset()
@@ -61,7 +59,7 @@ class ProseVectorEnv(VectorEnv[tuple[Any, ...], tuple[str, ...], np.ndarray[Any,
                 observation, rewards[i], ends[0, i], ends[1, i], info = env.step(actions[i])
             observations.append(observation)
             infos = self._add_info(infos, info, i)
-        self._ended = ends.any(axis=0)
+        self._ended = ends[0] | ends[1]
         return tuple(observations), rewards, ends[0], ends[1], infos
 
     def close_extras(self, **kwargs: Any) -> None:

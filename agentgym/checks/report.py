@@ -225,8 +225,8 @@ def reward_specs(subject: Subject) -> str:
         env = subject.make(reward=name)
         for task in env.taskset.ids()[: subject.tasks]:
             env.reset(seed=1, options={"task": task})
-            paid = sum(env.step(a)[1] for a in subject.actions(env) if env.episode.stop_reason is None)
-            settled = sum(t.value for t in settle(env.reward, env.episode))  # type: ignore[arg-type]  # settle needs only Reward.at
+            paid = sum(float(env.step(a)[1]) for a in subject.actions(env) if env.episode.stop_reason is None)
+            settled = sum(t.value for t in settle(env.reward, env.episode))
             need(abs(paid - settled) < 1e-9, f"{name}: step paid {paid}, the terms say {settled} on {task}")
     return ", ".join(env.rewards)
 

@@ -35,7 +35,8 @@ def check(config: CheckConfig, screen: Screen) -> Answer:
 
 def _summary(report: Report) -> str:
     oracle = f"oracle {report.oracle.success:.3f} on {report.oracle.episodes} episodes" if report.oracle else "no oracle"
-    return f"{report.env} {'passed' if report.passed else 'FAILED'}: {oracle}, noop {report.noop.success:.3f}, {sum(a.held for a in report.attacks)} of {len(report.attacks)} attacks held"
+    held = f"{sum(a.held for a in report.attacks)} of {len(report.attacks)} attacks held"
+    return f"{report.env} {'passed' if report.passed else 'FAILED'}: {oracle}, noop {report.noop.success:.3f}, {held}"
 
 
 def _folder(config: FolderConfig) -> Path:
@@ -48,7 +49,9 @@ def _folder(config: FolderConfig) -> Path:
 def verify_folder(config: FolderConfig, screen: Screen) -> Answer:
     result = verify(_folder(config))
     lines = [f"{m['episode']}: {m['why']}" for m in result.mismatched[:20]]
-    lines.append(f"{result.reproduced} of {result.episodes} episodes reproduced; {len(result.mismatched)} differ, {len(result.unverifiable)} cannot be verified in full")
+    lines.append(
+        f"{result.reproduced} of {result.episodes} episodes reproduced; {len(result.mismatched)} differ, {len(result.unverifiable)} cannot be verified in full"
+    )
     return Answer(result, "\n".join(lines), 1 if result.mismatched else 0)
 
 

@@ -39,7 +39,12 @@ def clash() -> Finding:
 
     where = Path(agentgym.__file__ or "").parent
     if files:
-        return Finding("distribution", "wrong", f"another project named agentgym is installed and may overwrite {where}", "pip uninstall -y agentgym && pip install --force-reinstall --no-deps agentgym-core")
+        return Finding(
+            "distribution",
+            "wrong",
+            f"another project named agentgym is installed and may overwrite {where}",
+            "pip uninstall -y agentgym && pip install --force-reinstall --no-deps agentgym-core",
+        )
     return Finding("distribution", "ok", f"agentgym-core {agentgym.__version__} in {where}")
 
 

@@ -94,4 +94,6 @@ def methods(config: MethodsConfig, screen: Screen) -> Answer:
 
 LIST = Command("list", "List the installed environments.", "agentgym list", ListConfig, list_environments)
 INFO = Command("info", "Show an environment: splits, rewards, tools, a task.", "agentgym info tools/desk", InfoConfig, info, ("env",))
-METHODS = Command("methods", "List the published methods that recipes of primitives make up.", "agentgym methods --kind gate", MethodsConfig, methods, ("method",))
+METHODS = Command(
+    "methods", "List the published methods that recipes of primitives make up.", "agentgym methods --kind gate", MethodsConfig, methods, ("method",)
+)

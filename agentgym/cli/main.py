@@ -51,7 +51,17 @@ def find(verb: str) -> Command:
 def usage() -> str:
     """The overview that ``agentgym --help`` prints."""
     lines = [f"  {v:<10} {_summary(v)}" for v in [*VERBS, *sorted(installed("commands"))]]
-    return "\n".join(["usage: agentgym VERB [flags] [@ file.toml]", "", "A gym for long-horizon LLM agents.", "", *lines, "", "agentgym VERB --help shows the flags of a verb and an example."])
+    return "\n".join(
+        [
+            "usage: agentgym VERB [flags] [@ file.toml]",
+            "",
+            "A gym for long-horizon LLM agents.",
+            "",
+            *lines,
+            "",
+            "agentgym VERB --help shows the flags of a verb and an example.",
+        ]
+    )
 
 
 def _summary(verb: str) -> str:

@@ -93,7 +93,9 @@ def _convert(command: Command, values: dict[str, Any]) -> Any:
         what, _, where = str(error).partition(" - at `$.")
         if "missing required field" in what:
             name = what.rpartition("`")[0].rpartition("`")[2]
-            raise UsageError(f"agentgym {command.name} needs {name.upper() if name in command.positional else '--' + name.replace('_', '-')}; e.g. {command.example}") from None
+            raise UsageError(
+                f"agentgym {command.name} needs {name.upper() if name in command.positional else '--' + name.replace('_', '-')}; e.g. {command.example}"
+            ) from None
         raise UsageError(f"--{where.rstrip('`').replace('_', '-')}: {what[0].lower()}{what[1:]}") from None
 
 

@@ -115,10 +115,19 @@ def _table(result: Result) -> Table:
         table.add_column(title, justify="right" if title else "left")
     for name, interval in {"success": result.success, "reward": result.reward, **result.metrics}.items():
         table.add_row(name, *(f"{x:.3f}" for x in (interval.mean, interval.low, interval.high)))
-    table.caption = f"95% intervals ({result.success.method}); {result.turns_mean:.1f} turns; {result.wall_s:.1f} s" + (f"; in {result.out}" if result.out else "")
+    table.caption = f"95% intervals ({result.success.method}); {result.turns_mean:.1f} turns; {result.wall_s:.1f} s" + (
+        f"; in {result.out}" if result.out else ""
+    )
     table.caption_justify = "left"
     return table
 
 
 PLAY = Command("play", "Play one episode, yourself or by a policy.", "agentgym play tools/desk --policy oracle", PlayConfig, play, ("env",))
-EVAL = Command("eval", "Evaluate a policy, with intervals; resumable.", "agentgym eval --env tools/desk --policy oracle --tasks 50 --out runs/oracle", EvalConfig, evaluation, ("env",))
+EVAL = Command(
+    "eval",
+    "Evaluate a policy, with intervals; resumable.",
+    "agentgym eval --env tools/desk --policy oracle --tasks 50 --out runs/oracle",
+    EvalConfig,
+    evaluation,
+    ("env",),
+)

@@ -101,7 +101,7 @@ def _why_different(env: AgentEnv, episode: Episode, artefacts: ArtefactStore) ->
             return f"a verdict of turn {number} comes out differently"
     again.stop_reason = episode.stop_reason
     recorded = [t for t in episode.terms if t.known_at is not None]
-    return "" if settle(env.reward, again) == recorded else "the terms come out differently"  # type: ignore[arg-type]  # settle needs only Reward.at
+    return "" if settle(env.reward, again) == recorded else "the terms come out differently"
 
 
 def replay(folder: Path) -> Replayed:

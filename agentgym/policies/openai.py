@@ -50,9 +50,7 @@ class OpenAI:
     that a ``PolicyFault``. ``waited_s`` is the time spent waiting, which is not the agent's working time.
     """
 
-    def __init__(
-        self, argument: str, *, temperature: float = 0.0, max_tokens: int | None = None, budget_s: float = 120.0, timeout_s: float = 60.0
-    ) -> None:
+    def __init__(self, argument: str, *, temperature: float = 0.0, max_tokens: int | None = None, budget_s: float = 120.0, timeout_s: float = 60.0) -> None:
         model, at, url = argument.rpartition("@")
         if not at or not model or not url.startswith(("http://", "https://")):
             raise UsageError(f"openai:MODEL@URL needs a model and an http(s) URL, not {argument!r}")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from agentgym.core import Reward
 from agentgym.episode import Episode
 from agentgym.verdict import EPISODE, Place, Term, Verdict
 
@@ -38,7 +39,7 @@ class Spec(Struct, frozen=True):
     __rmul__ = __mul__
 
 
-def settle(spec: Spec, episode: Episode) -> list[Term]:
+def settle(spec: Reward, episode: Episode) -> list[Term]:
     """All terms of a record, in the order in which they became known."""
     return [term for turn in range(len(episode.turns)) for term in spec.at(episode, turn)]
 

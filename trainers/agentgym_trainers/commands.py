@@ -37,7 +37,9 @@ def _logger(screen: Screen) -> Callable[[str, dict[str, Any]], None]:
         elif phase == "warm":
             screen.progress("warm start", row["step"], row["of"], f"loss {row['loss']:.4f}")
         else:
-            screen.progress("training", row["step"], row["of"], f"success {row['success']:.3f}  reward {row['reward']:.3f}  entropy {row.get('entropy', 0):.2f}")
+            screen.progress(
+                "training", row["step"], row["of"], f"success {row['success']:.3f}  reward {row['reward']:.3f}  entropy {row.get('entropy', 0):.2f}"
+            )
 
     return log
 
@@ -75,7 +77,9 @@ def demo(config: DemoConfig, screen: Screen) -> Answer:
     table = tomllib.loads(Path(__file__).with_name("demo.toml").read_text())
     given = {k: v for k, v in msgspec.structs.asdict(config).items() if v is not None}
     full = msgspec.convert({**table, **given, "out": _placed(config.out, "demo")}, TrainConfig)
-    screen.say(f"A small model learns an office desk: {len(full.option['templates'])} kinds of task, first from an oracle, then from reward alone. See {full.out}.")
+    screen.say(
+        f"A small model learns an office desk: {len(full.option['templates'])} kinds of task, first from an oracle, then from reward alone. See {full.out}."
+    )
     return train(full, screen)
 
 
@@ -83,7 +87,9 @@ def _answer(result: Any) -> Answer:
     from agentgym_trainers.report import warm_text, write_report
 
     page = write_report(result)
-    table = Table(title=f"{result.env}: {result.algorithm}, reward {result.reward}, {result.steps} updates, {result.wall_s:.0f} s", title_justify="left", box=None)
+    table = Table(
+        title=f"{result.env}: {result.algorithm}, reward {result.reward}, {result.steps} updates, {result.wall_s:.0f} s", title_justify="left", box=None
+    )
     for title in ("held-out tasks", "greedy success", "95% interval", "at temperature 1", "valid"):
         table.add_column(title, justify="left" if title == "held-out tasks" else "right")
     for name, m in (("before", result.before), ("after", result.after)):
@@ -94,6 +100,8 @@ def _answer(result: Any) -> Answer:
     return Answer(result, table)
 
 
-TRAIN = Command("train", "Train a policy by reinforcement learning.", "agentgym train --env tools/desk-v0 --option levels=1 --steps 20", TrainConfig, train, ("env",))
+TRAIN = Command(
+    "train", "Train a policy by reinforcement learning.", "agentgym train --env tools/desk-v0 --option levels=1 --steps 20", TrainConfig, train, ("env",)
+)
 SFT = Command("sft", "Warm a model up on oracle episodes.", "agentgym sft --env tools/desk-v0 --option levels=1 --warm-steps 200", SftConfig, sft, ("env",))
 DEMO = Command("demo", "The main job end to end: warm start, training, before and after.", "agentgym demo", DemoConfig, demo)

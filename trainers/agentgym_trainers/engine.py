@@ -25,7 +25,7 @@ from agentgym_trainers.renderer import ChatRenderer
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
     """Keys and values of many sequences: ``[slots, capacity + 1, heads, dim]`` per layer; the last position is a bin.
 
     ``view`` says which rows and positions the next forward writes, and how far it reads.
@@ -93,7 +93,9 @@ class TransformersEngine:
         max_tokens: longest action in tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: ChatRenderer, *, name: str = "hf", temperature: float = 1.0, max_tokens: int = 128, context: int | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, renderer: ChatRenderer, *, name: str = "hf", temperature: float = 1.0, max_tokens: int = 128, context: int | None = None
+    ) -> None:
         layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         if layers != {"full_attention"}:
             raise UsageError(f"{name}: layers of kind {sorted(layers)} are not supported by the transformers engine; use full attention")
@@ -242,7 +244,9 @@ class TransformersEngine:
                 request.wake.set()
 
 
-def load_engine(path: str, *, temperature: float = 0.0, max_tokens: int = 128, on_rewrite: Literal["refuse", "segment"] = "refuse", **settings: Any) -> TransformersEngine:
+def load_engine(
+    path: str, *, temperature: float = 0.0, max_tokens: int = 128, on_rewrite: Literal["refuse", "segment"] = "refuse", **settings: Any
+) -> TransformersEngine:
     """``hf:PATH``: a Hugging Face causal LM, from a folder or from the hub.
 
     Raises:

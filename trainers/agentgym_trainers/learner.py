@@ -67,7 +67,16 @@ def make_optimizer(model: PreTrainedModel, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
 
 
-def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: Batch, objective: str, *, kl: float = 0.0, max_norm: float = 1.0, options: Mapping[str, Any] | None = None) -> dict[str, float]:
+def update(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    objective: str,
+    *,
+    kl: float = 0.0,
+    max_norm: float = 1.0,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """One optimiser step on Σ weight · objective + kl · Σ kl_weight · k3(reference). Returns metrics of the step.
 
     A loss or gradient that is not finite skips the step, and the metrics say ``skipped`` 1.
@@ -84,7 +93,7 @@ def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: Batc
             penalty = (micro.kl_weight_N * kl_penalty(logp_N, micro.scored["reference"])).sum()
             totals["kl"] += penalty.item()
             loss = loss + kl * penalty
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         gap_N = (logp_N.detach() - micro.behaviour_logp_N) * micro.mask_N
         totals["loss"] += loss.item()
         totals["entropy"] += float((entropy_N * micro.mask_N).sum()) / sampled

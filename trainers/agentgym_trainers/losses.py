@@ -32,7 +32,7 @@ GRPO = Recipe("grpo", "clipped", "sequence", "DeepSeekMath: Pushing the Limits o
 def _centred(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
     """Reward minus its group's mean, and the group's unbiased standard deviation, over valid entries."""
     out, spread = torch.zeros_like(rewards_B), torch.ones_like(rewards_B)
-    for g in group_B.unique():
+    for g in torch.unique(group_B).tolist():
         members = (group_B == g) & ~rewards_B.isnan()
         if members.sum() >= 2:
             out[members] = rewards_B[members] - rewards_B[members].mean()
@@ -54,7 +54,7 @@ def _dr_grpo(rewards_B: Tensor, group_B: Tensor) -> Tensor:
 def _rloo(rewards_B: Tensor, group_B: Tensor) -> Tensor:
     """R − mean of the others = n/(n−1) · (R − mean). Source: "Back to Basics: Revisiting REINFORCE Style Optimization"."""
     centred = _centred(rewards_B, group_B)[0]
-    for g in group_B.unique():
+    for g in torch.unique(group_B).tolist():
         members = (group_B == g) & ~rewards_B.isnan()
         n = int(members.sum())
         if n >= 2:
@@ -102,7 +102,17 @@ def kl_penalty(logp_N: Tensor, reference_N: Tensor) -> Tensor:
     return torch.exp(d_N) - d_N - 1
 
 
-def policy_loss(objective: str, logp_BT: Tensor, old_logp_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, *, aggregation: str, constant: int | None = None, **options: Any) -> Tensor:
+def policy_loss(
+    objective: str,
+    logp_BT: Tensor,
+    old_logp_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    aggregation: str,
+    constant: int | None = None,
+    **options: Any,
+) -> Tensor:
     """The loss of a padded batch, as a scalar, by the code the trainer runs. ``mask_BT`` is 1 at sampled tokens.
 
     ``sequence`` divides by all B rows (a row without sampled tokens counts as 0); ``constant`` defaults to T.

@@ -19,7 +19,7 @@ TEMPLATE = (
     "{{- message.content -}}"
     "{%- for call in message.tool_calls or [] -%}"
     "{%- if message.content or not loop.first -%}{{- '\\n' -}}{%- endif -%}"
-    '{{- \'<tool_call>{"name": "\' + call.function.name + \'", "arguments": \' + (call.function.arguments | tojson) + \'}</tool_call>\' -}}'
+    "{{- '<tool_call>{\"name\": \"' + call.function.name + '\", \"arguments\": ' + (call.function.arguments | tojson) + '}</tool_call>' -}}"
     "{%- endfor -%}"
     "{{- '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
@@ -46,11 +46,13 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def tiny_tokenizer(texts: Iterable[str], size: int = 2048) -> PreTrainedTokenizerFast:
     """A byte-level BPE of at most ``size`` entries, trained on ``texts``; digits stand alone."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])  # type: ignore[assignment]  # its stubs know only the getter
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[PAD, START, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[START], chat_template=TEMPLATE, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[START], chat_template=TEMPLATE, clean_up_tokenization_spaces=False
+    )
 
 
 def tiny_model(tokenizer: PreTrainedTokenizerBase, seed: int, *, hidden: int = 128, layers: int = 3, heads: int = 4, context: int = 1024) -> Qwen3ForCausalLM:

@@ -76,7 +76,7 @@ class ChatRenderer:
     def _render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), ask: bool = False) -> str:
         shaped = [_with_objects(m) for m in messages]
         given = [t.openai() for t in tools] or None
-        text: str = self.tokenizer.apply_chat_template(shaped, tools=given, add_generation_prompt=ask, tokenize=False)  # type: ignore[arg-type,assignment]  # messages are the dicts it wants
+        text: str = self.tokenizer.apply_chat_template(shaped, tools=given, add_generation_prompt=ask, tokenize=False)
         return text
 
     def _encode(self, text: str) -> list[int]:
@@ -118,7 +118,7 @@ class ChatRenderer:
     def _extension(self, before: Sequence[Message], after: Sequence[Message]) -> str | None:
         """What the template adds for ``after``, with the glue that closes the turn before it; None if it rewrites."""
         base, full = self._render(before), self._render([*before, *after], ask=True)
-        end: str = self.tokenizer.convert_ids_to_tokens(self.end_id)  # type: ignore[assignment]  # one id gives one token
+        end: str = self.tokenizer.convert_ids_to_tokens(self.end_id)
         cut = base.rfind(end)
         if cut < 0 or full[: cut + len(end)] != base[: cut + len(end)] or not full.startswith(base.rstrip()):
             return None

@@ -10,14 +10,19 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  # the back-end must be chosen first
+import matplotlib.pyplot as plt  # the back-end must be chosen first
 import msgspec
 
 from agentgym.cli.play import transcript
 from agentgym.episode import Episode, read_episodes
 from agentgym_trainers.train import TrainResult
 
-_STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}table{border-collapse:collapse}td,th{padding:.25rem .9rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}pre{background:#f6f6f4;padding:1rem;overflow-x:auto;font-size:13px;white-space:pre-wrap}img{max-width:100%}"
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse} td,th{padding:.25rem .9rem;border-bottom:1px solid #ddd;text-align:right}
+td:first-child,th:first-child{text-align:left} img{max-width:100%}
+pre{background:#f6f6f4;padding:1rem;overflow-x:auto;font-size:13px;white-space:pre-wrap}
+"""
 
 
 def write_report(result: TrainResult) -> Path:
@@ -41,7 +46,8 @@ def warm_text(result: TrainResult) -> str:
     warm = result.warm_start
     if not warm:
         return "There was no warm start."
-    return f"The warm start was {warm['updates']} supervised updates of {warm['episodes_per_update']} oracle episodes, on {warm['distinct_tasks']} distinct tasks of split {warm['split']}; the evaluated tasks were seen by neither stage."
+    seen = f"{warm['updates']} supervised updates of {warm['episodes_per_update']} oracle episodes, on {warm['distinct_tasks']} distinct tasks"
+    return f"The warm start was {seen} of split {warm['split']}; the evaluated tasks were seen by neither stage."
 
 
 def _table(result: TrainResult) -> str:
@@ -78,5 +84,8 @@ def _samples(out: Path) -> str:
     if (out / "episodes.jsonl").exists():
         for episode in read_episodes(out / "episodes.jsonl"):
             last[episode.success] = episode
-    parts = [f"<h2>A late training episode that {'succeeded' if ok else 'failed'}</h2><pre>{html.escape(transcript(e))}</pre>" for ok, e in sorted(last.items(), reverse=True)]
+    parts = [
+        f"<h2>A late training episode that {'succeeded' if ok else 'failed'}</h2><pre>{html.escape(transcript(e))}</pre>"
+        for ok, e in sorted(last.items(), reverse=True)
+    ]
     return "".join(parts)

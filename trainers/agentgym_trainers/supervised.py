@@ -45,7 +45,7 @@ def warm_start(
     model: PreTrainedModel, renderer: ChatRenderer, env: AgentEnv, tasks: Sequence[str], *, steps: int, batch_size: int, lr: float, seed: int,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
 ) -> None:  # fmt: skip
-    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate decays linearly to a tenth."""
+    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates."""
     optimizer, rng = make_optimizer(model, lr), random.Random(seed)
     made: dict[str, Episode] = {}
     queue: list[str] = []
@@ -57,6 +57,6 @@ def warm_start(
             if task not in made:
                 made[task] = tokenize(oracle_episode(env, task), renderer, env)
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 10) * (1 - 0.9 * step / steps)
+            group["lr"] = lr * min(1.0, (step + 1) / 10)
         batch = make_batch([made[t] for t in chosen], [1.0] * batch_size, "token")
         on_step(step, update(model, optimizer, batch, "reinforce"))

@@ -164,7 +164,16 @@ async def measure(run: Run, log: Log) -> Measured:
     sampled = (await at(1.0)).success if isinstance(config, TrainConfig) and config.sampled_eval else None
     measured = Measured(greedy.success, greedy.episodes, greedy.valid, sampled)
     log("eval", {"step": run.step, "success": greedy.success.mean, "low": greedy.success.low, "high": greedy.success.high})
-    run.metrics({"phase": "eval", "step": run.step, "success": greedy.success.mean, "low": greedy.success.low, "high": greedy.success.high, "sampled": sampled and sampled.mean})
+    run.metrics(
+        {
+            "phase": "eval",
+            "step": run.step,
+            "success": greedy.success.mean,
+            "low": greedy.success.low,
+            "high": greedy.success.high,
+            "sampled": sampled and sampled.mean,
+        }
+    )
     return measured
 
 
@@ -333,4 +342,18 @@ async def _sft(config: SftConfig, log: Log) -> TrainResult:
     after = await measure(run, log)
     first, last = checkpoint.folder_of(run.out, 0), checkpoint.folder_of(run.out, run.step)
     _save(run)
-    return TrainResult(resolve(config.env), "sft", "oracle", run.step, run.before, after, str(first), str(last), 0, 0, round(time.perf_counter() - began, 2), str(run.out), run.notes)
+    return TrainResult(
+        resolve(config.env),
+        "sft",
+        "oracle",
+        run.step,
+        run.before,
+        after,
+        str(first),
+        str(last),
+        0,
+        0,
+        round(time.perf_counter() - began, 2),
+        str(run.out),
+        run.notes,
+    )

@@ -204,7 +204,11 @@ def _refund(w: World, o: Row, p: Row, rest: list, ending: tuple) -> Plan:  # typ
 def sum_of_column(w: World) -> Plan:
     column, target = w.choice("BC"), f"{w.choice('BC')}{w.choice(range(1, 9))}"
     other = w.choice("BC")
-    total = sum(int(r["value"]) for r in w.rows("cells") if r["id"][0] in (column, other)) if column != other else sum(int(r["value"]) for r in w.rows("cells") if r["id"][0] == column)
+    total = (
+        sum(int(r["value"]) for r in w.rows("cells") if r["id"][0] in (column, other))
+        if column != other
+        else sum(int(r["value"]) for r in w.rows("cells") if r["id"][0] == column)
+    )
     reads = [do("read_column", column=c) for c in sorted({column, other})]
     calls = [do("read_cell", cell=target), *reads, do("write_cell", cell=target, value=str(total)), do("read_cell", cell=target)]
     of = f"column {column}" if column == other else "columns B and C"
@@ -237,7 +241,12 @@ def cancel_newest(w: World) -> Plan:
     most = max(mine, key=lambda r: r["price"] * r["quantity"])
     if most["status"] != "open" or sum(r["price"] * r["quantity"] == most["price"] * most["quantity"] for r in mine) > 1:
         raise LookupError("the dearest order must be open")
-    calls = [do("find_contact", name=o["customer"]), do("find_orders", customer=o["customer"]), *(do("read_order", id=r["id"]) for r in mine), do("cancel_order", id=most["id"])]
+    calls = [
+        do("find_contact", name=o["customer"]),
+        do("find_orders", customer=o["customer"]),
+        *(do("read_order", id=r["id"]) for r in mine),
+        do("cancel_order", id=most["id"]),
+    ]
     return Plan(f"Cancel the dearest order of {o['customer']}, price times quantity.", calls[-6:], [put("orders", most["id"], status="cancelled")])
 
 
@@ -256,7 +265,12 @@ def book_when_told(w: World) -> Plan:
     day, room = w.choice(words.DAYS[:4]), w.choice(words.ROOMS)
     taken = {r["hour"] for r in w.all("events", day=day)}
     hour = max(h for h in range(9, 17) if h not in taken)
-    calls = [do("ask_user", question="which day?"), do("ask_user", question="which room?"), do("list_events", day=day), do("add_event", title=title, day=day, hour=hour, room=room, owner=owner["name"])]
+    calls = [
+        do("ask_user", question="which day?"),
+        do("ask_user", question="which room?"),
+        do("list_events", day=day),
+        do("add_event", title=title, day=day, hour=hour, room=room, owner=owner["name"]),
+    ]
     say = f"Book '{title}' for {owner['name']} at the last free hour of a day; ask me for the day and for the room."
     return Plan(say, calls, [add("events", title=title, day=day, hour=hour, room=room, owner=owner["name"])], user={"day": day, "room": room})
 
@@ -361,7 +375,13 @@ def order_total(w: World) -> Plan:
         raise LookupError("needs three to five orders")
     total = sum(o["price"] * o["quantity"] for o in orders if o["status"] != "cancelled")
     cell = f"C{w.choice(range(1, 9))}"
-    calls = [do("find_orders", item=item), *(do("read_order", id=o["id"]) for o in orders), do("read_cell", cell=cell), do("write_cell", cell=cell, value=str(total)), do("read_cell", cell=cell)]
+    calls = [
+        do("find_orders", item=item),
+        *(do("read_order", id=o["id"]) for o in orders),
+        do("read_cell", cell=cell),
+        do("write_cell", cell=cell, value=str(total)),
+        do("read_cell", cell=cell),
+    ]
     say = f"Add up price times quantity of all orders of {item} that are not cancelled; write the sum into cell {cell}, check it, and answer with it."
     return Plan(say, calls, [put("cells", cell, value=str(total))], ("answer", total))
 
@@ -372,7 +392,12 @@ def move_person(w: World) -> Plan:
     orders = w.all("orders", customer=c["name"], status="open")
     if c["city"] == city or len(orders) != 2 or any(o["city"] == city for o in orders):
         raise LookupError("needs two open orders that go elsewhere")
-    calls = [do("find_contact", name=c["name"]), do("ask_user", question="which city?"), do("update_contact", id=c["id"], city=city), do("find_orders", customer=c["name"], status="open")]
+    calls = [
+        do("find_contact", name=c["name"]),
+        do("ask_user", question="which city?"),
+        do("update_contact", id=c["id"], city=city),
+        do("find_orders", customer=c["name"], status="open"),
+    ]
     calls += [do("redirect_order", id=o["id"], city=city) for o in orders] + [do("read_contact", id=c["id"])]
     say = f"{c['name']} has moved; ask me for the city. Change the contact, and send the open orders of {c['name']} there."
     return Plan(say, calls, [put("contacts", c["id"], city=city), *(put("orders", o["id"], city=city) for o in orders)], user={"city": city})

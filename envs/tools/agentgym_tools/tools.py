@@ -6,6 +6,7 @@ An answer is one ``key value`` per line, rows apart by an empty line. What a too
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -30,7 +31,7 @@ Column = Literal["A", "B", "C", "D"]
 TOOLS: dict[str, Tool] = {}
 
 
-def _tool(function):  # type: ignore[no-untyped-def]  # a decorator that hands the function back unchanged
+def _tool(function: Callable[..., str]) -> Callable[..., str]:
     made = tool(function)
     TOOLS[made.spec.name] = made
     return function
@@ -224,7 +225,9 @@ def delete_file(desk: Desk, id: Id) -> str:
 
 
 @_tool
-def find_tickets(desk: Desk, status: TicketStatus | None = None, priority: Priority | None = None, owner: Text | None = None, customer: Text | None = None) -> str:
+def find_tickets(
+    desk: Desk, status: TicketStatus | None = None, priority: Priority | None = None, owner: Text | None = None, customer: Text | None = None
+) -> str:
     """Tickets that fit everything given."""
     return _print(desk.find("tickets", status=status, priority=priority, owner=owner, customer=customer), "id", "title", "status", "priority")
 

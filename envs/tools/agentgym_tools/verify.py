@@ -91,7 +91,12 @@ class Call(Struct, frozen=True):
             return float(bool(like))
         if self.what == "names":
             return float(any(w.arguments.keys() == made.arguments.keys() for w in like))
-        shares = [sum(made.arguments.get(k) == v for k, v in w.arguments.items()) / max(1, len(w.arguments.keys() | made.arguments.keys())) if w.arguments or made.arguments else 1.0 for w in like]
+        shares = [
+            sum(made.arguments.get(k) == v for k, v in w.arguments.items()) / max(1, len(w.arguments.keys() | made.arguments.keys()))
+            if w.arguments or made.arguments
+            else 1.0
+            for w in like
+        ]
         return max(shares, default=0.0)
 
 
@@ -122,5 +127,5 @@ class Progress(Struct, frozen=True):
         total = len(plan.calls) + 1
         done = total - len(still_to_do(view.task, [c for t in view.episode.turns for c in t.calls]))
         allowed = {(c.table, c.key) for c in plan.changes}
-        stray = sum((w[0], w[1]) not in allowed and (w[0], None) not in allowed for t in view.episode.turns for w in t.facts.get("writes", []))  # type: ignore[misc,index,union-attr]  # facts are what DeskEnv put there
+        stray = sum((w[0], w[1]) not in allowed and (w[0], None) not in allowed for t in view.episode.turns for w in t.facts.get("writes", []))
         return Verdict.scored(max(0.0, (done - stray) / total))

@@ -17,7 +17,28 @@ ORDER_STATUS = ("open", "packed", "shipped", "cancelled")
 PAYMENT_STATUS = ("paid", "due", "refunded")
 ITEMS = ("lamp", "desk", "chair", "shelf", "clock", "kettle", "mug", "rug", "fan", "vase")
 ADJECTIVES = ("broken", "late", "lost", "new", "old", "quick", "quiet", "urgent", "weekly", "yearly", "empty", "final", "joint", "loud", "short", "spare")
-NOUNS = ("printer", "invoice", "budget", "badge", "laptop", "window", "contract", "server", "review", "parcel", "heater", "router", "survey", "door", "phone", "screen", "plan", "audit", "cable", "ladder")
+NOUNS = (
+    "printer",
+    "invoice",
+    "budget",
+    "badge",
+    "laptop",
+    "window",
+    "contract",
+    "server",
+    "review",
+    "parcel",
+    "heater",
+    "router",
+    "survey",
+    "door",
+    "phone",
+    "screen",
+    "plan",
+    "audit",
+    "cable",
+    "ladder",
+)
 RULES = {
     "R1": "a closed ticket is never reopened",
     "R2": "a shipped order is never cancelled",

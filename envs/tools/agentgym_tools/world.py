@@ -86,13 +86,23 @@ def _people(world: World) -> list[str]:
 
 def _titles(rng: random.Random, n: int) -> list[str]:
     """Distinct two-word titles."""
-    return [f"{words.ADJECTIVES[i % len(words.ADJECTIVES)]} {words.NOUNS[i // len(words.ADJECTIVES)]}" for i in rng.sample(range(len(words.ADJECTIVES) * len(words.NOUNS)), n)]
+    return [
+        f"{words.ADJECTIVES[i % len(words.ADJECTIVES)]} {words.NOUNS[i // len(words.ADJECTIVES)]}"
+        for i in rng.sample(range(len(words.ADJECTIVES) * len(words.NOUNS)), n)
+    ]
 
 
 def _mails(world: World, rng: random.Random) -> list[Row]:
     people = _people(world)
     return [
-        {"id": i, "folder": rng.choice(("inbox", "inbox", "archive")), "sender": rng.choice(people), "recipient": "me", "subject": title, "body": f"{rng.choice(words.NOUNS)} {rng.randint(10, 99)}"}
+        {
+            "id": i,
+            "folder": rng.choice(("inbox", "inbox", "archive")),
+            "sender": rng.choice(people),
+            "recipient": "me",
+            "subject": title,
+            "body": f"{rng.choice(words.NOUNS)} {rng.randint(10, 99)}",
+        }
         for i, title in zip(_ids(rng, 12), _titles(rng, 12), strict=True)
     ]
 
@@ -108,7 +118,14 @@ def _events(world: World, rng: random.Random) -> list[Row]:
 def _files(world: World, rng: random.Random) -> list[Row]:
     people = _people(world)
     return [
-        {"id": i, "name": f"{title.replace(' ', '-')}.txt", "folder": rng.choice(words.FOLDERS), "owner": rng.choice(people), "version": rng.randint(2, 9), "text": f"{rng.choice(words.NOUNS)} {rng.randint(10, 99)}"}
+        {
+            "id": i,
+            "name": f"{title.replace(' ', '-')}.txt",
+            "folder": rng.choice(words.FOLDERS),
+            "owner": rng.choice(people),
+            "version": rng.randint(2, 9),
+            "text": f"{rng.choice(words.NOUNS)} {rng.randint(10, 99)}",
+        }
         for i, title in zip(_ids(rng, 12), _titles(rng, 12), strict=True)
     ]
 
@@ -116,7 +133,15 @@ def _files(world: World, rng: random.Random) -> list[Row]:
 def _tickets(world: World, rng: random.Random) -> list[Row]:
     people = _people(world)
     return [
-        {"id": i, "title": title, "status": rng.choice(words.TICKET_STATUS), "priority": rng.choice(words.PRIORITIES), "owner": rng.choice(people), "customer": rng.choice(people), "note": ""}
+        {
+            "id": i,
+            "title": title,
+            "status": rng.choice(words.TICKET_STATUS),
+            "priority": rng.choice(words.PRIORITIES),
+            "owner": rng.choice(people),
+            "customer": rng.choice(people),
+            "note": "",
+        }
         for i, title in zip(_ids(rng, 14), _titles(rng, 14), strict=True)
     ]
 
@@ -125,7 +150,15 @@ def _orders(world: World, rng: random.Random) -> list[Row]:
     """Orders of which some customers have several."""
     people = _people(world)
     return [
-        {"id": i, "customer": rng.choice(people), "item": rng.choice(words.ITEMS), "quantity": rng.randint(1, 9), "price": rng.randint(2, 60), "status": rng.choice(words.ORDER_STATUS), "city": rng.choice(words.CITIES)}
+        {
+            "id": i,
+            "customer": rng.choice(people),
+            "item": rng.choice(words.ITEMS),
+            "quantity": rng.randint(1, 9),
+            "price": rng.randint(2, 60),
+            "status": rng.choice(words.ORDER_STATUS),
+            "city": rng.choice(words.CITIES),
+        }
         for i in _ids(rng, 16)
     ]
 

@@ -1,0 +1,44 @@
+# make setup | demo | test | lint | bench | docs
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+PARTS  := -e '.[parquet]' -e envs/tools -e verifiers -e trainers
+DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl
+STAMP  := $(VENV)/.ready
+
+.PHONY: setup demo test test-extra lint bench docs clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml envs/tools/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
+	@sh scripts/system-packages.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q $(PARTS) $(DEV)
+	@touch $@
+
+demo: setup
+	$(BIN)/agentgym demo
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not extra"
+
+test-extra: setup
+	$(BIN)/python -m pytest -q -m extra
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/env_step.py
+	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
+
+docs: setup
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) runs
