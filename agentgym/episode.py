@@ -136,6 +136,14 @@ def read_episodes(path: Path) -> Iterator[Episode]:
                 yield decode(line, f"{path}:{number}")
 
 
+class _Commit:
+    """One write and fsync that several appends wait for."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.error: RecordError | None = None
+
+
 class EpisodeStore:
     """Append-only writer of one ``.jsonl`` file, held under an exclusive lock.
 
@@ -154,7 +162,7 @@ class EpisodeStore:
             raise RecordError(f"{path} is being written by another process") from None
         self._end = self._repair()
         self._waiting: list[bytes] = []
-        self._flushed = anyio.Event()
+        self._next = _Commit()
         self._flushing = False
 
     def _repair(self) -> int:
@@ -186,32 +194,31 @@ class EpisodeStore:
         self._end = at
 
     async def append(self, episode: Episode) -> None:
-        """Return once the episode is on disk. Appends that wait together share one fsync."""
+        """Return once the episode is on disk. Appends that wait together share one fsync.
+
+        Raises:
+            RecordError: it could not be written (disk full); the file is as it was before.
+        """
         self._waiting.append(encode(episode))
-        flushed = self._flushed
+        commit = self._next
         if not self._flushing:
             self._flushing = True
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self._flush()
-            finally:
-                self._flushing = False
-        else:
-            await flushed.wait()
-            if episode_error := getattr(flushed, "error", None):
-                raise episode_error
+            with anyio.CancelScope(shield=True):
+                await self._flush()
+            self._flushing = False
+        await commit.done.wait()
+        if commit.error is not None:
+            raise commit.error
 
     async def _flush(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            flushed, self._flushed = self._flushed, anyio.Event()
+            commit, self._next = self._next, _Commit()
             try:
                 await anyio.to_thread.run_sync(self._commit, b"".join(batch))
             except RecordError as error:
-                flushed.error = error  # type: ignore[attr-defined]  # carried to those who wait for this commit
-                raise
-            finally:
-                flushed.set()
+                commit.error = error
+            commit.done.set()
 
     def close(self) -> None:
         """Release the file; idempotent."""

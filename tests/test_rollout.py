@@ -1,0 +1,157 @@
+"""Rollouts: faults are retried in fresh environments and never become rewards; budgets end an episode cleanly."""
+
+import anyio
+import pytest
+from worlds import Judge, Says, World
+
+from agentgym.core import Capabilities, Completion, Limits, Tokens, Verdict
+from agentgym.episode import EpisodeStore, read_episodes
+from agentgym.errors import ContextOverflow, PolicyFault
+from agentgym.rollout import Job, Keep, Rollout
+
+
+def play(rollout: Rollout, *tasks: str):
+    return anyio.run(rollout.run, [Job(t) for t in tasks])
+
+
+def test_many_environments_one_policy_in_the_order_of_the_jobs():
+    tasks = [f"t.{i % 6}" for i in range(40)]
+    episodes = play(Rollout(make=World, policy=Says(), concurrency=7), *tasks)
+    assert [e.task for e in episodes] == tasks
+    assert all(e.success and len(e.turns) == int(e.task[2:]) + 1 for e in episodes)
+
+
+def test_a_fault_is_retried_in_a_fresh_environment_and_every_attempt_is_kept(tmp_path):
+    made = []
+
+    class Fragile(World):
+        faults = [1, 1]
+
+        def __init__(self, **options):
+            super().__init__(**options)
+            made.append(self)
+
+    with EpisodeStore(tmp_path / "e.jsonl") as store:
+        (episode,) = play(Rollout(make=Fragile, policy=Says(), concurrency=1, retries=2, keep=Keep(store)), "t.1")
+    kept = list(read_episodes(tmp_path / "e.jsonl"))
+    assert len(made) == 3 and episode.success and episode.retry == 2
+    assert [(e.id, e.status, e.culprit) for e in kept] == [("t.1#0", "invalid", "env"), ("t.1#0.r1", "invalid", "env"), ("t.1#0.r2", "valid", None)]
+    assert all(not e.terms and e.fault == "the container died" and len(e.turns) == 1 for e in kept[:2])
+
+
+def test_beyond_the_retry_budget_an_episode_stays_invalid_and_the_others_go_on():
+    class Fragile(World):
+        def _advance(self, action):
+            if self.task.id == "t.2":
+                raise RuntimeError("a bug of the environment's own")
+            return super()._advance(action)
+
+    episodes = play(Rollout(make=Fragile, policy=Says(), retries=1), "t.1", "t.2", "t.3")
+    assert [e.status for e in episodes] == ["valid", "invalid", "valid"]
+    assert episodes[1].culprit == "env" and "RuntimeError" in episodes[1].fault and episodes[1].total == 0 and not episodes[1].terms
+
+
+def test_an_invalid_outcome_is_the_verifiers_fault():
+    class Unsure(World):
+        verifiers = {"task": Judge(lambda view: Verdict.invalid("cannot tell"))}
+
+    (episode,) = play(Rollout(make=Unsure, policy=Says(), retries=0), "t.0")
+    assert (episode.status, episode.culprit, episode.terms) == ("invalid", "verifier", [])
+
+
+def test_a_policy_whose_endpoint_fails_is_infrastructure():
+    class Down(Says):
+        async def act(self, conversation):
+            raise PolicyFault("no answer")
+
+    (episode,) = play(Rollout(make=World, policy=Down(), retries=1), "t.0")
+    assert (episode.status, episode.culprit) == ("invalid", "infra")
+
+
+def test_a_prompt_longer_than_the_context_is_a_clean_stop():
+    class Small(Says):
+        async def act(self, conversation):
+            if len(conversation.messages) > 3:
+                raise ContextOverflow("full")
+            return Completion("go")
+
+    (episode,) = play(Rollout(make=World, policy=Small()), "t.4")
+    assert (episode.status, episode.stop_reason) == ("valid", "context_overflow") and len(episode.turns) == 3
+    assert episode.verdicts["task"].status == "scored"
+
+
+def counted(n: int, finish: str) -> Says:
+    return Says("go", tokens=Tokens([1] * n, [1] * n, [-1.0] * n), finish=finish)
+
+
+def test_a_token_budget_reached_inside_a_call_keeps_the_episode_and_does_not_run_the_call():
+    (episode,) = play(Rollout(make=World, policy=counted(10, "length"), max_tokens=50, episode_tokens=10), "t.4")
+    assert (episode.status, episode.stop_reason) == ("valid", "max_tokens")
+    assert len(episode.turns) == 1 and episode.turns[0].problem.startswith("not executed") and len(episode.turns[0].tokens.ids) == 10
+
+
+def test_a_spent_budget_ends_the_episode_before_the_next_action():
+    (episode,) = play(Rollout(make=World, policy=counted(10, "stop"), episode_tokens=20), "t.4")
+    assert episode.stop_reason == "max_tokens" and sum(len(t.tokens.ids) for t in episode.turns if t.tokens) == 20
+
+
+def test_an_action_cut_by_its_own_limit_is_played_as_it_is():
+    (episode,) = play(Rollout(make=World, policy=counted(5, "length"), max_tokens=5), "t.2")
+    assert episode.stop_reason == "done"
+
+
+def test_a_context_that_fills_while_writing_is_an_overflow():
+    (episode,) = play(Rollout(make=World, policy=counted(3, "length"), max_tokens=5), "t.2")
+    assert episode.stop_reason == "context_overflow"
+
+
+def test_the_limits_of_a_task_bound_its_tokens():
+    class Tight(World):
+        limits = Limits(max_tokens=10)
+
+    (episode,) = play(Rollout(make=Tight, policy=counted(10, "stop")), "t.4")
+    assert episode.stop_reason == "max_tokens"
+
+
+def test_environments_that_block_are_stepped_on_threads():
+    import threading
+    import time
+
+    seen = set()
+
+    class Slow(World):
+        capabilities = Capabilities(blocking=True)
+
+        def _advance(self, action):
+            seen.add(threading.current_thread().name)
+            time.sleep(0.05)
+            return super()._advance(action)
+
+    began = time.perf_counter()
+    play(Rollout(make=Slow, policy=Says(), concurrency=8), *["t.0"] * 8)
+    assert threading.main_thread().name not in seen and time.perf_counter() - began < 0.35
+
+
+def test_a_policy_sees_messages_and_nothing_else():
+    asked = []
+
+    class Spy(Says):
+        async def act(self, conversation):
+            asked.append(conversation)
+            return await super().act(conversation)
+
+    play(Rollout(make=World, policy=Spy()), "t.2")
+    assert [m["role"] for m in asked[-1].messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert [m["content"] for m in asked[-1].messages] == ["Say go 3 times.", "go", "turn 1 of t.2", "go", "turn 2 of t.2"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 64])
+def test_the_result_does_not_depend_on_the_number_of_workers(concurrency):
+    from agentgym.policies import resolve
+    from agentgym.registry import make
+
+    rollout = Rollout(make=lambda: make("tools/desk", split="dev"), policy=resolve("random"), concurrency=concurrency)
+    ids = make("tools/desk", split="dev").taskset.ids()[:12]
+    episodes = anyio.run(rollout.run, [Job(t, seed=i) for i, t in enumerate(ids)])
+    again = anyio.run(rollout.run, [Job(t, seed=i) for i, t in enumerate(ids)])
+    assert [[t.state_hash for t in e.turns] for e in episodes] == [[t.state_hash for t in e.turns] for e in again]
