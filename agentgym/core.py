@@ -212,7 +212,12 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         env._options = options
         return env
 
-    def __init__(self, *, split: str = "train", reward: str = "outcome", render_mode: str | None = None) -> None:
+    def __init__(self, *, split: str = "train", reward: str = "outcome", render_mode: str | None = None, limits: Mapping[str, int] | None = None) -> None:
+        """``limits`` overrides those of the tasks, such as ``{"max_turns": 5}``."""
+        for name in limits or {}:
+            if name not in Limits.__struct_fields__:
+                raise errors.UnknownName("limit", name, Limits.__struct_fields__)
+        self._given_limits = dict(limits or {})
         if reward not in self.rewards:
             raise errors.UnknownName("reward", reward, self.rewards)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -272,7 +277,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self.task = self.taskset.get(chosen) if chosen else self.taskset[int(self.np_random.integers(len(self.taskset)))]
         self.episode = Episode(
             id=f"{self.task.id}#0", env=self.id, task=self.task.id, task_digest=self.task.digest, split=self.split, seed=seed,
-            reward=self.reward_name, limits=msgspec.structs.asdict(self.task.limits),
+            reward=self.reward_name, limits=msgspec.structs.asdict(self.limits),
         )  # fmt: skip
         self._malformed, self.artefacts, self._status = 0, {}, "running"
         self._show(self._begin(self.task))
@@ -290,7 +295,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self._require_running()
         if not isinstance(action, str):
             raise errors.ActionTypeError(f"an action is a str, not {type(action).__name__}")
-        limits, began = self.task.limits, time.perf_counter()
+        limits, began = self.limits, time.perf_counter()
         parsed = parse_action(action, max_chars=limits.max_action_chars, max_calls=limits.max_calls)
         turn = Turn(self._shown.messages, action[: limits.max_action_chars], list(parsed.calls), parsed.problem)
         self.episode.turns.append(turn)
@@ -305,7 +310,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         ``action`` is what the policy had written when it was cut; it is kept in the record and not executed.
         """
         self._require_running()
-        turn = Turn(self._shown.messages, action[: self.task.limits.max_action_chars], problem=f"not executed: {reason}")
+        turn = Turn(self._shown.messages, action[: self.limits.max_action_chars], problem=f"not executed: {reason}")
         self.episode.turns.append(turn)
         self._shown = Scene([], self._shown.state, self._shown.anchor)
         return self._settle(turn, reason, time.perf_counter())
@@ -320,6 +325,11 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     def close(self) -> None:
         """Release the world; idempotent."""
         self._status = "closed"
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of this episode, as enforced."""
+        return msgspec.structs.replace(self.task.limits, **self._given_limits) if self._given_limits else self.task.limits
 
     # Snapshots
 
@@ -374,7 +384,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self._hash = hashlib.blake2b(stamp.encode(), digest_size=12).hexdigest()
 
     def _why_ended(self) -> StopReason | None:
-        limits = self.task.limits
+        limits = self.limits
         if self._shown.end is not None:
             return self._shown.end
         if self._malformed >= limits.max_malformed:

@@ -113,7 +113,7 @@ class Rollout(Struct, frozen=True):
     async def _play(self, env: AgentEnv, job: Job, messages: list[Message]) -> None:
         policy, tools = attach(self.policy, env), [t.spec for t in env.tools.values()]
         name, prefix, over = f"{job.group}/{env.episode.id}", list[Tokens](), False
-        total = _least(self.episode_tokens, env.task.limits.max_tokens)
+        total = _least(self.episode_tokens, env.limits.max_tokens)
         while not over:
             began = time.perf_counter()
             budget = _least(self.max_tokens, total)

@@ -45,14 +45,14 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     culprit: Culprit | None = None
 
     @staticmethod
-    def scored(value: float, **evidence: Json) -> Verdict:
+    def scored(value: float, /, **evidence: Json) -> Verdict:
         """A score in evidence's light. A value that is no finite number makes the verdict ``invalid``."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return Verdict.invalid(f"a verifier's value must be a finite number, not {value!r:.80}")
         return Verdict("scored", float(value), evidence)
 
     @staticmethod
-    def tampered(reason: str, **evidence: Json) -> Verdict:
+    def tampered(reason: str, /, **evidence: Json) -> Verdict:
         """The policy touched what decides: the floor, and flagged."""
         return Verdict("tampered", None, evidence, reason, "policy")
 

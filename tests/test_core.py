@@ -6,8 +6,8 @@ import pytest
 from worlds import Judge, World
 
 from agentgym import errors
-from agentgym.core import Limits, StopReason, Verdict
 from agentgym.checks.report import GARBAGE
+from agentgym.core import Limits, StopReason, Verdict
 from agentgym.messages import call
 
 
@@ -85,7 +85,7 @@ def test_a_refusal_of_the_world_is_not_malformed(desk):
 
 
 class Short(World):
-    limits = Limits(max_turns=2)
+    given = Limits(max_turns=2)
 
 
 def test_the_turn_limit_truncates_and_is_still_graded():
@@ -160,3 +160,12 @@ def test_every_error_pickles():
             made = cls("flag", "x", ["y"]) if cls is errors.UnknownName else cls("a", "b") if cls is errors.MissingExtra else cls("a")
             again = pickle.loads(pickle.dumps(made))
             assert str(again) == str(made) and len(cls.__mro__) > 3
+
+
+def test_limits_can_be_overridden_and_are_recorded_as_enforced():
+    env = World(limits={"max_turns": 1, "max_malformed": 9})
+    env.reset(options={"task": "t.5"})
+    assert env.step("go")[4]["stop_reason"] == "max_turns"
+    assert env.episode.limits["max_turns"] == 1 and env.episode.task_digest == env.task.digest == World().tasks("train").get("t.5").digest
+    with pytest.raises(errors.UnknownName, match="max_turns"):
+        World(limits={"max_turn": 1})

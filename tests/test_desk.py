@@ -57,7 +57,11 @@ def test_no_template_pays_for_doing_nothing_or_for_half_of_it(name):
     plan = plan_of(env.taskset.get(task))
     assert play(env, task, [call("finish")]) == 0.0
     if plan.changes:
-        writes = [c for c in plan.calls if c.name.startswith(("set", "move", "write", "send", "pay", "ref", "can", "assign", "note", "change", "red", "upd", "add", "del"))]
+        writes = [
+            c
+            for c in plan.calls
+            if c.name.startswith(("set", "move", "write", "send", "pay", "ref", "can", "assign", "note", "change", "red", "upd", "add", "del"))
+        ]
         assert play(env, task, [print_action("", [c]) for c in plan.oracle() if c is not writes[-1]]) == 0.0
 
 
@@ -131,7 +135,7 @@ def test_tasks_are_made_one_at_a_time_and_chosen_by_options():
     for wrong, error in (({"templates": ["close_by_titel"]}, UnknownName), ({"levels": [9]}, UsageError)):
         with pytest.raises(error):
             make("tools/desk", **wrong)
-    with pytest.raises(UnknownName, match="close_by_title.dev.1"):
+    with pytest.raises(UnknownName, match=r"close_by_title\.dev\.1"):
         env = make("tools/desk", split="dev")
         env.reset(options={"task": "close_by_titl.dev.1"})
 

@@ -16,7 +16,12 @@ from agentgym.verdict import Place, Term, Verdict
 
 
 def made(number: int, text: str = "hello") -> Episode:
-    turn = Turn([{"role": "user", "content": text}], text, tokens=Tokens([1, 2], [0, 1], [0.0, -0.5], {"temperature": 1.0}, [("3", 1)]), verdicts={"v": Verdict.scored(0.5)})
+    turn = Turn(
+        [{"role": "user", "content": text}],
+        text,
+        tokens=Tokens([1, 2], [0, 1], [0.0, -0.5], {"temperature": 1.0}, [("3", 1)]),
+        verdicts={"v": Verdict.scored(0.5)},
+    )
     return Episode(f"e{number}#0", "test/world-v0", f"e{number}", "d", "train", turns=[turn], terms=[Term("v", 0.5, Place("turn", 0), 0)], status="valid")
 
 
@@ -102,7 +107,22 @@ def test_a_full_disk_is_an_error_for_everyone_who_waits_and_leaves_the_file_whol
 
 def test_kill_9_loses_nothing_that_was_acknowledged_and_the_run_resumes_by_id(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "agentgym", "eval", "--env", "tools/desk", "--policy", "random", "--episodes", "600", "--concurrency", "2", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "agentgym",
+        "eval",
+        "--env",
+        "tools/desk",
+        "--policy",
+        "random",
+        "--episodes",
+        "600",
+        "--concurrency",
+        "2",
+        "--out",
+        str(out),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     path = out / "episodes.jsonl"
     for _ in range(400):

@@ -107,7 +107,7 @@ def test_a_context_that_fills_while_writing_is_an_overflow():
 
 def test_the_limits_of_a_task_bound_its_tokens():
     class Tight(World):
-        limits = Limits(max_tokens=10)
+        given = Limits(max_tokens=10)
 
     (episode,) = play(Rollout(make=Tight, policy=counted(10, "stop")), "t.4")
     assert episode.stop_reason == "max_tokens"

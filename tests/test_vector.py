@@ -6,9 +6,9 @@ from gymnasium.vector import AutoresetMode
 from worlds import World
 
 import agentgym
+from agentgym.core import Conversation
 from agentgym.errors import UsageError
 from agentgym.policies.scripted import Random
-from agentgym.core import Conversation
 from agentgym.vector import ProseVectorEnv
 
 

@@ -9,11 +9,13 @@ from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeVie
 from agentgym.errors import EnvironmentFault, UnknownName
 from agentgym.rewards import outcome
 
+LIMITS = Limits()
+
 
 class Tasks(Sequence[Task]):
     """Task n ends after n + 1 turns."""
 
-    def __init__(self, n: int = 6, limits: Limits = Limits()) -> None:
+    def __init__(self, n: int = 6, limits: Limits = LIMITS) -> None:
         self.n, self.limits = n, limits
 
     def __len__(self) -> int:
@@ -55,11 +57,11 @@ class World(AgentEnv):
     id = "test/world-v0"
     verifiers: Mapping[str, Any] = {"task": Judge(all_go)}
     rewards: Mapping[str, Any] = {"outcome": outcome("task")}
-    limits = Limits()
+    given = LIMITS
     faults: list[int] = []
 
     def tasks(self, split: str) -> Tasks:
-        return Tasks(limits=self.limits)
+        return Tasks(limits=self.given)
 
     def _begin(self, task: Task) -> Scene:
         self.turns = 0

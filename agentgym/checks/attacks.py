@@ -89,8 +89,8 @@ def run_attack(env: AgentEnv, attack: Attack, tasks: Sequence[str]) -> AttackRes
     """Play an attack on each task under reward ``outcome``."""
     worst, status, held = 0.0, "scored", True
     for task in tasks:
+        calls_for = _last_of_oracle(env, task)
         env.reset(seed=0, options={"task": task})
-        calls_for = [*env.oracle()][-1:] if _has_oracle(env) else []
         total, last = 0.0, ""
         try:
             for last in actions_of(attack, [t.spec for t in env.tools.values()], env.task.instruction):
@@ -110,5 +110,16 @@ def run_attack(env: AgentEnv, attack: Attack, tasks: Sequence[str]) -> AttackRes
     return AttackResult(attack.name, held, status, worst)
 
 
-def _has_oracle(env: AgentEnv) -> bool:
-    return type(env).oracle is not AgentEnv.oracle
+def _last_of_oracle(env: AgentEnv, task: str) -> list[str]:
+    """The action by which an oracle ends this task; empty where there is no oracle, or it cannot be graded."""
+    if type(env).oracle is AgentEnv.oracle:
+        return []
+    env.reset(seed=0, options={"task": task})
+    try:
+        for action in env.oracle():
+            *_, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                break
+    except EnvironmentFault:
+        return []
+    return [env.episode.turns[-1].action]

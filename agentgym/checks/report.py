@@ -82,7 +82,9 @@ class Subject(Struct):
         made = []
         for action in env.oracle():
             made.append(action)
-            env.step(action)
+            *_, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                break
         env.reset(seed=7, options={"task": env.task.id})
         return made
 

@@ -62,7 +62,7 @@ def info(config: InfoConfig, screen: Screen) -> Answer:
     rewards = {name: str(reward) for name, reward in env.rewards.items()}
     data = {
         **row(found), "tools": tools, "reward_specs": rewards, "verifiers": {n: v.level for n, v in env.verifiers.items()},
-        "task": {"id": env.task.id, "instruction": env.task.instruction, "limits": env.task.limits},
+        "task": {"id": env.task.id, "instruction": env.task.instruction, "limits": env.limits},
     }  # fmt: skip
     lines = [f"{found.id}  {found.summary}", "", "splits    " + ", ".join(f"{k} {n}" for k, n in found.splits.items()), "rewards"]
     lines += [f"  {n:<10} {text}" for n, text in rewards.items()]

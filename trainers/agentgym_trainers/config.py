@@ -16,6 +16,9 @@ class WarmStart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
     warm_steps: Annotated[int, _says("supervised updates; default 250 for --model tiny, else 0", ge=0)] | None = None
     warm_tasks: Annotated[int, _says("distinct tasks that the warm start may see; default all", ge=1)] | None = None
+    warm_until: (
+        Annotated[float, _says("stop the warm start once this share of sampled train episodes succeeds; looked at every 20 updates", gt=0, le=1)] | None
+    ) = None
     warm_batch: Annotated[int, _says("episodes per supervised update", ge=1)] = 32
     warm_lr: Annotated[float, _says("learning rate of the warm start", gt=0)] = 2e-3
 

@@ -120,7 +120,7 @@ class ChatRenderer:
         base, full = self._render(before), self._render([*before, *after], ask=True)
         end: str = self.tokenizer.convert_ids_to_tokens(self.end_id)
         cut = base.rfind(end)
-        if cut < 0 or full[: cut + len(end)] != base[: cut + len(end)] or not full.startswith(base.rstrip()):
+        if cut < 0 or full[: cut + len(end)] != base[: cut + len(end)]:
             return None
         return full[cut:]
 

@@ -19,7 +19,9 @@ def oracle_episode(env: AgentEnv, task: str) -> Episode:
     """One oracle episode of a task, without tokens."""
     env.reset(seed=0, options={"task": task})
     for action in env.oracle():
-        env.step(action)
+        *_, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            break
     return env.episode
 
 
@@ -43,9 +45,12 @@ def text_of_episode(episode: Episode, renderer_template: Callable[[Sequence[obje
 
 def warm_start(
     model: PreTrainedModel, renderer: ChatRenderer, env: AgentEnv, tasks: Sequence[str], *, steps: int, batch_size: int, lr: float, seed: int,
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    on_step: Callable[[int, dict[str, float]], bool] = lambda step, metrics: False,
 ) -> None:  # fmt: skip
-    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates."""
+    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates.
+
+    ``on_step`` gets each update's number and metrics; it stops the warm start by returning True.
+    """
     optimizer, rng = make_optimizer(model, lr), random.Random(seed)
     made: dict[str, Episode] = {}
     queue: list[str] = []
@@ -59,4 +64,5 @@ def warm_start(
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 10)
         batch = make_batch([made[t] for t in chosen], [1.0] * batch_size, "token")
-        on_step(step, update(model, optimizer, batch, "reinforce"))
+        if on_step(step, update(model, optimizer, batch, "reinforce")):
+            return

@@ -6,12 +6,14 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import anyio
 import msgspec
 import torch
+from anyio.from_thread import start_blocking_portal
 from msgspec import Struct
 from transformers import PreTrainedModel
 
@@ -143,11 +145,23 @@ def warm(run: Run, log: Log) -> None:
     tasks = ids[: config.warm_tasks] if config.warm_tasks else ids
     run.notes = {"updates": steps, "episodes_per_update": config.warm_batch, "distinct_tasks": len(tasks), "split": config.split}
 
-    def on_step(step: int, metrics: dict[str, float]) -> None:
+    def on_step(step: int, metrics: dict[str, float]) -> bool:
         log("warm", {"step": step + 1, "of": steps, **metrics})
         run.metrics({"phase": "warm", "step": step + 1, **metrics})
+        run.notes["updates"] = step + 1
+        return config.warm_until is not None and (step + 1) % 20 == 0 and _sampled_success(run, tasks[:64]) >= config.warm_until
 
     warm_start(run.model, run.renderer, run.env, tasks, steps=steps, batch_size=config.warm_batch, lr=config.warm_lr, seed=config.seed, on_step=on_step)
+
+
+def _sampled_success(run: Run, tasks: list[str]) -> float:
+    """The share of sampled episodes of these tasks that succeed."""
+    run.model.eval()
+    engine = TransformersEngine(run.model, run.renderer, max_tokens=run.config.max_tokens, context=run.config.context)
+    make_env = partial(make, run.config.env, split=run.config.split, **run.config.option)
+    with start_blocking_portal() as portal:
+        episodes = portal.call(Rollout(make=make_env, policy=engine, concurrency=64).run, [Job(t, seed=i) for i, t in enumerate(tasks)])
+    return sum(e.success for e in episodes) / len(episodes)
 
 
 async def measure(run: Run, log: Log) -> Measured:

@@ -1,0 +1,31 @@
+"""Every example in the docs runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentgym.cli.main import find
+from agentgym.cli.parse import parse
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_examples_run_in_order(page):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    if code:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^    (agentgym .*?)(?:\s+#.*)?$", page.read_text(), re.MULTILINE)})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_in_the_docs_are_commands(line):
+    words = line.split()[1:]
+    assert parse(find(words[0]), words[1:]).config is not None

@@ -1,0 +1,129 @@
+"""The engine samples what the model says: equal to ``generate``, independent of the batch, exact over turns."""
+
+import anyio
+import pytest
+import torch
+from agentgym_trainers.engine import TransformersEngine
+from agentgym_trainers.learner import score
+from agentgym_trainers.streams import make_batch
+from tiny import model, renderer, tokenizer
+
+from agentgym import make
+from agentgym.core import Conversation
+from agentgym.errors import ContextOverflow, UsageError
+from agentgym.rollout import Job, Rollout
+
+
+def asked(number: int, text: str | None = None, **settings) -> Conversation:
+    return Conversation(f"c{number}", [{"role": "user", "content": text or f"Close the ticket {number} " + "door " * (number % 5)}], seed=number, **settings)
+
+
+def together(engine, conversations):
+    found = {}
+
+    async def run():
+        async def one(c):
+            found[c.id] = await engine.act(c)
+
+        async with anyio.create_task_group() as group:
+            for c in conversations:
+                group.start_soon(one, c)
+
+    anyio.run(run)
+    return [found[c.id] for c in conversations]
+
+
+def test_greedy_decoding_equals_generate():
+    made, network = renderer(), model()
+    engine = TransformersEngine(network, made, temperature=0, max_tokens=12)
+    conversations = [asked(i) for i in range(9)]
+    for c, completion in zip(conversations, together(engine, conversations), strict=True):
+        prompt = made.open([], c.messages)
+        out = network.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=list(made.stop_ids),
+            pad_token_id=0,
+        )
+        assert completion.tokens.ids == out[0].tolist()
+
+
+def test_what_a_conversation_samples_does_not_depend_on_who_else_is_there():
+    engine = TransformersEngine(model(), renderer(), max_tokens=16)
+    alone = [together(TransformersEngine(model(), renderer(), max_tokens=16), [asked(i)])[0].tokens.ids for i in range(6)]
+    assert [c.tokens.ids for c in together(engine, [asked(i) for i in range(6)])] == alone
+    assert alone[0] != alone[5]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_over_many_turns_the_recorded_log_probabilities_are_the_trainers(temperature):
+    network, made = model(), renderer()
+    engine = TransformersEngine(network, made, temperature=temperature, max_tokens=10)
+    episodes = anyio.run(
+        Rollout(make=lambda: make("tools/desk"), policy=engine, max_tokens=10).run, [Job(t, seed=i) for i, t in enumerate(make("tools/desk").taskset.ids()[:8])]
+    )
+    assert max(len(e.turns) for e in episodes) >= 3
+    batch = make_batch(episodes, [1.0] * len(episodes), "token")
+    gap = (score(network, batch) - batch.behaviour_logp_N) * batch.mask_N
+    assert gap.abs().max() < 2e-4
+    for e in episodes:
+        ids = [i for t in e.turns for i in t.tokens.ids]
+        assert ids[: len(e.turns[0].tokens.ids)] == e.turns[0].tokens.ids
+        for turn in e.turns:
+            n = sum(turn.tokens.mask)
+            assert turn.tokens.mask == [0] * (len(turn.tokens.ids) - n) + [1] * n
+            assert turn.tokens.weight_versions == [("0", n)] and turn.tokens.sampling == {"temperature": temperature}
+
+
+def test_sampled_ids_are_never_tokenised_again():
+    """A model that writes its text in unusual tokens: the next prompt holds those ids, not the tokenizer's own."""
+    made, odd = renderer(), None
+    engine = TransformersEngine(model(3), made, temperature=1.0, max_tokens=10)
+    (episode,) = anyio.run(Rollout(make=lambda: make("tools/desk"), policy=engine, max_tokens=10).run, [Job("set_status.train.0", seed=5)])
+    for turn in episode.turns:
+        n = sum(turn.tokens.mask)
+        sampled = turn.tokens.ids[-n:]
+        odd = odd or tokenizer().encode(tokenizer().decode(sampled), add_special_tokens=False) != sampled
+    assert odd, "this random model is expected to write in unusual tokens"
+    cut = [t for t in episode.turns[:-1] if t.tokens.ids[-1] not in made.stop_ids]
+    assert cut and all(
+        after.tokens.ids[0] == made.end_id and after.tokens.mask[0] == 0
+        for before, after in zip(episode.turns, episode.turns[1:], strict=False)
+        if before in cut
+    )
+
+
+def test_new_weights_forget_old_keys_and_stamp_a_version():
+    network, made = model(), renderer()
+    engine = TransformersEngine(network, made, temperature=0, max_tokens=8)
+    first = together(engine, [asked(1)])[0]
+    network.load_state_dict(model(7).state_dict())
+    engine.renew("1")
+    fresh = together(TransformersEngine(model(7), made, temperature=0, max_tokens=8), [asked(1)])[0]
+    second = together(engine, [asked(1)])[0]
+    assert second.tokens.logprobs == pytest.approx(fresh.tokens.logprobs, abs=1e-5)
+    assert second.tokens.logprobs != pytest.approx(first.tokens.logprobs, abs=1e-2)
+    assert second.tokens.weight_versions[0][0] == "1"
+
+
+def test_a_conversation_beyond_the_context_overflows_and_one_near_it_is_cut():
+    engine = TransformersEngine(model(), renderer(), max_tokens=50, context=40)
+    with pytest.raises(BaseException) as caught:
+        together(engine, [asked(0, "door " * 60)])
+    assert caught.group_contains(ContextOverflow)
+    near = together(engine, [asked(1)])[0]
+    assert len(near.tokens.ids) <= 40
+
+
+def test_greedy_episodes_are_refused_for_training():
+    engine = TransformersEngine(model(), renderer(), temperature=0, max_tokens=5)
+    episodes = anyio.run(Rollout(make=lambda: make("tools/desk"), policy=engine).run, [Job("set_status.train.0")])
+    with pytest.raises(UsageError, match="greedily"):
+        make_batch(episodes, [1.0], "token")
+
+
+def test_half_a_special_token_in_the_text_is_only_text():
+    ids = renderer().open([], [{"role": "user", "content": "<|im_en and |im_end|>"}])
+    assert ids.count(renderer().end_id) == 1
