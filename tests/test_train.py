@@ -84,7 +84,7 @@ def test_sft_learns_and_its_checkpoint_loads_as_a_policy_and_as_a_model(tmp_path
 def test_any_hugging_face_folder_trains_through_the_same_code(tmp_path):
     save_model(model(1), tokenizer(), tmp_path / "m")
     result = train(
-        TrainConfig(**{**SMALL, "model": str(tmp_path / "m"), "warm_steps": 15, "steps": 1, "reward": "stepwise", "out": str(tmp_path / "r")}), quiet
+        TrainConfig(**{**SMALL, "model": str(tmp_path / "m"), "warm_steps": 40, "steps": 1, "reward": "stepwise", "out": str(tmp_path / "r")}), quiet
     )
     assert result.tokens_trained > 0 and math.isfinite(result.after.success.mean)
 

@@ -48,7 +48,9 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     steps: Annotated[int, _says("reinforcement-learning updates", ge=0)] = 40
     groups: Annotated[int, _says("tasks per update", ge=1)] = 16
     group_size: Annotated[int, _says("episodes per task", ge=2)] = 8
+    updates: Annotated[int, _says("optimiser updates per collected batch: its episodes are dealt into that many parts", ge=1)] = 1
     lr: Annotated[float, _says("learning rate", gt=0)] = 3e-4
+    lr_warmup: Annotated[int, _says("updates over which the learning rate rises to its value", ge=1)] = 10
     kl: Annotated[float, _says("weight of the KL to the warm start", ge=0)] = 0.0
     clip_low: Annotated[float, _says("lower clip of the ratio", gt=0)] = 0.2
     clip_high: Annotated[float, _says("upper clip of the ratio", gt=0)] = 0.2

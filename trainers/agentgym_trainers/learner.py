@@ -20,7 +20,7 @@ def micro_batches(batch: Batch, tokens: int = MICRO_TOKENS) -> Iterator[Tensor]:
     """Indices of whole segments, longest first, at most ``tokens`` padded positions each; a fixed order."""
     order_N = torch.argsort(batch.segment_N, stable=True)
     sizes = torch.bincount(batch.segment_N).tolist()
-    pieces = torch.split(order_N, sizes)
+    pieces = [p for p in torch.split(order_N, sizes) if len(p)]
     chosen: list[Tensor] = []
     for piece in sorted(pieces, key=len, reverse=True):
         if chosen and len(chosen[0]) * (len(chosen) + 1) > tokens:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+import torch
 from transformers import PreTrainedModel
 
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode, Tokens
 from agentgym.messages import assistant_message
-from agentgym_trainers.learner import make_optimizer, update
+from agentgym_trainers.learner import update
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import make_batch
 
@@ -44,14 +45,23 @@ def text_of_episode(episode: Episode, renderer_template: Callable[[Sequence[obje
 
 
 def warm_start(
-    model: PreTrainedModel, renderer: ChatRenderer, env: AgentEnv, tasks: Sequence[str], *, steps: int, batch_size: int, lr: float, seed: int,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    renderer: ChatRenderer,
+    env: AgentEnv,
+    tasks: Sequence[str],
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
     on_step: Callable[[int, dict[str, float]], bool] = lambda step, metrics: False,
-) -> None:  # fmt: skip
+) -> None:
     """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates.
 
     ``on_step`` gets each update's number and metrics; it stops the warm start by returning True.
     """
-    optimizer, rng = make_optimizer(model, lr), random.Random(seed)
+    rng = random.Random(seed)
     made: dict[str, Episode] = {}
     queue: list[str] = []
     for step in range(steps):

@@ -151,7 +151,9 @@ def warm(run: Run, log: Log) -> None:
         run.notes["updates"] = step + 1
         return config.warm_until is not None and (step + 1) % 20 == 0 and _sampled_success(run, tasks[:64]) >= config.warm_until
 
-    warm_start(run.model, run.renderer, run.env, tasks, steps=steps, batch_size=config.warm_batch, lr=config.warm_lr, seed=config.seed, on_step=on_step)
+    warm_start(
+        run.model, run.optimizer, run.renderer, run.env, tasks, steps=steps, batch_size=config.warm_batch, lr=config.warm_lr, seed=config.seed, on_step=on_step
+    )
 
 
 def _sampled_success(run: Run, tasks: list[str]) -> float:
@@ -232,8 +234,12 @@ def learn(run: Run, config: TrainConfig, recipe: Recipe, episodes: list[Episode]
     if reference is not None:
         batch = batch.with_scores("reference", score(reference, batch))
     run.tokens_trained += int(batch.mask_N.sum())
+    for group in run.optimizer.param_groups:
+        group["lr"] = config.lr * min(1.0, (run.step + 1) / config.lr_warmup)
     options = {"clip_low": config.clip_low, "clip_high": config.clip_high} if recipe.objective == "clipped" else {}
-    return {**row, **update(run.model, run.optimizer, batch, recipe.objective, kl=config.kl, options=options)}
+    parts = [batch.take(torch.nonzero(batch.episode_N % config.updates == k)[:, 0]) for k in range(config.updates)]
+    done = [update(run.model, run.optimizer, p, recipe.objective, kl=config.kl, options=options) for p in parts if len(p)]
+    return {**row, **{name: sum(d[name] for d in done) / len(done) for name in done[0]}}
 
 
 def train(config: TrainConfig, log: Log) -> TrainResult:
