@@ -26,11 +26,18 @@ def save(out: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedToke
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, tokenizer, folder)
     torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "extra": extra}, folder / "trainer.pt")
-    about = {"version": VERSION, "step": step, "architecture": type(model).__name__, "parameters": model.num_parameters()}
+    about = {"version": VERSION, "step": step, "architecture": type(model).__name__, "parameters": model.num_parameters(), "notes": extra.get("notes", {})}
     partial = folder / "trainer.json.part"
     partial.write_bytes(msgspec.json.encode(about))
     partial.replace(folder / "trainer.json")
     return folder
+
+
+def notes_of(model: str) -> dict[str, Any]:
+    """What the warm start of a model saw, where the model is a checkpoint of ours."""
+    path = Path(model) / "trainer.json"
+    notes: dict[str, Any] = msgspec.json.decode(path.read_bytes()).get("notes", {}) if path.is_file() else {}
+    return notes
 
 
 def latest(out: Path) -> tuple[int, Path] | None:

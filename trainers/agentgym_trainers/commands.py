@@ -25,7 +25,6 @@ class DemoConfig(Struct, forbid_unknown_fields=True):
     out: Annotated[str, Meta(description="run folder; default runs/demo-<date>")] = ""
     seed: Annotated[int, Meta(description="seed of everything", ge=0)] = 0
     steps: Annotated[int, Meta(description="reinforcement-learning updates", ge=0)] | None = None
-    warm_steps: Annotated[int, Meta(description="supervised updates", ge=0)] | None = None
 
 
 def _logger(screen: Screen) -> Callable[[str, dict[str, Any]], None]:
@@ -74,12 +73,12 @@ def sft(config: SftConfig, screen: Screen) -> Answer:
 
 
 def demo(config: DemoConfig, screen: Screen) -> Answer:
-    table = tomllib.loads(Path(__file__).with_name("demo.toml").read_text())
+    """Reinforcement learning from the warm-started model that ships with this package (``warm.toml`` makes it again)."""
+    here = Path(__file__).parent
+    table = tomllib.loads((here / "demo.toml").read_text())
     given = {k: v for k, v in msgspec.structs.asdict(config).items() if v is not None}
-    full = msgspec.convert({**table, **given, "out": _placed(config.out, "demo")}, TrainConfig)
-    screen.say(
-        f"A small model learns an office desk: {len(full.option['templates'])} kinds of task, first from an oracle, then from reward alone. See {full.out}."
-    )
+    full = msgspec.convert({**table, "model": str(here / "warm"), **given, "out": _placed(config.out, "demo")}, TrainConfig)
+    screen.say(f"A small model learns an office desk: {len(full.option['templates'])} kinds of task, from reward alone. See {full.out}.")
     return train(full, screen)
 
 

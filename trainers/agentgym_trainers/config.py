@@ -17,7 +17,7 @@ class WarmStart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     warm_steps: Annotated[int, _says("supervised updates; default 250 for --model tiny, else 0", ge=0)] | None = None
     warm_tasks: Annotated[int, _says("distinct tasks that the warm start may see; default all", ge=1)] | None = None
     warm_until: (
-        Annotated[float, _says("stop the warm start once this share of sampled train episodes succeeds; looked at every 20 updates", gt=0, le=1)] | None
+        Annotated[float, _says("stop the warm start once this share of 60 train tasks succeeds greedily; looked at every 5 updates", gt=0, le=1)] | None
     ) = None
     warm_batch: Annotated[int, _says("episodes per supervised update", ge=1)] = 32
     warm_lr: Annotated[float, _says("learning rate of the warm start", gt=0)] = 2e-3
@@ -51,6 +51,8 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     updates: Annotated[int, _says("optimiser updates per collected batch: its episodes are dealt into that many parts", ge=1)] = 1
     lr: Annotated[float, _says("learning rate", gt=0)] = 3e-4
     lr_warmup: Annotated[int, _says("updates over which the learning rate rises to its value", ge=1)] = 10
+    lr_final: Annotated[float, _says("share of the learning rate that is left at the last update; it falls linearly", ge=0, le=1)] = 1.0
+    max_norm: Annotated[float, _says("largest norm of a gradient", gt=0)] = 1.0
     kl: Annotated[float, _says("weight of the KL to the warm start", ge=0)] = 0.0
     clip_low: Annotated[float, _says("lower clip of the ratio", gt=0)] = 0.2
     clip_high: Annotated[float, _says("upper clip of the ratio", gt=0)] = 0.2

@@ -117,7 +117,7 @@ def open_run(config: Common, start: Path | None = None) -> Run:
     temperature = config.temperature if isinstance(config, TrainConfig) else 1.0
     engine = TransformersEngine(model, renderer, name=f"hf:{config.model}", temperature=temperature, max_tokens=config.max_tokens, context=config.context)
     lr = config.lr if isinstance(config, TrainConfig) else config.warm_lr
-    return Run(config, out, model, renderer, make_optimizer(model, lr), engine, env)
+    return Run(config, out, model, renderer, make_optimizer(model, lr), engine, env, notes=checkpoint.notes_of(config.model))
 
 
 def _make_tiny(config: Common) -> tuple[PreTrainedModel, Any]:
@@ -149,17 +149,17 @@ def warm(run: Run, log: Log) -> None:
         log("warm", {"step": step + 1, "of": steps, **metrics})
         run.metrics({"phase": "warm", "step": step + 1, **metrics})
         run.notes["updates"] = step + 1
-        return config.warm_until is not None and (step + 1) % 20 == 0 and _sampled_success(run, tasks[:64]) >= config.warm_until
+        return config.warm_until is not None and (step + 1) % 5 == 0 and _greedy_success(run, ids[-60:]) >= config.warm_until
 
     warm_start(
         run.model, run.optimizer, run.renderer, run.env, tasks, steps=steps, batch_size=config.warm_batch, lr=config.warm_lr, seed=config.seed, on_step=on_step
     )
 
 
-def _sampled_success(run: Run, tasks: list[str]) -> float:
-    """The share of sampled episodes of these tasks that succeed."""
+def _greedy_success(run: Run, tasks: list[str]) -> float:
+    """The share of these tasks that succeed by greedy decoding."""
     run.model.eval()
-    engine = TransformersEngine(run.model, run.renderer, max_tokens=run.config.max_tokens, context=run.config.context)
+    engine = TransformersEngine(run.model, run.renderer, temperature=0.0, max_tokens=run.config.max_tokens, context=run.config.context)
     make_env = partial(make, run.config.env, split=run.config.split, **run.config.option)
     with start_blocking_portal() as portal:
         episodes = portal.call(Rollout(make=make_env, policy=engine, concurrency=64).run, [Job(t, seed=i) for i, t in enumerate(tasks)])
@@ -235,10 +235,10 @@ def learn(run: Run, config: TrainConfig, recipe: Recipe, episodes: list[Episode]
         batch = batch.with_scores("reference", score(reference, batch))
     run.tokens_trained += int(batch.mask_N.sum())
     for group in run.optimizer.param_groups:
-        group["lr"] = config.lr * min(1.0, (run.step + 1) / config.lr_warmup)
+        group["lr"] = config.lr * min(1.0, (run.step + 1) / config.lr_warmup) * (1.0 - (1.0 - config.lr_final) * run.step / config.steps)
     options = {"clip_low": config.clip_low, "clip_high": config.clip_high} if recipe.objective == "clipped" else {}
     parts = [batch.take(torch.nonzero(batch.episode_N % config.updates == k)[:, 0]) for k in range(config.updates)]
-    done = [update(run.model, run.optimizer, p, recipe.objective, kl=config.kl, options=options) for p in parts if len(p)]
+    done = [update(run.model, run.optimizer, p, recipe.objective, kl=config.kl, max_norm=config.max_norm, options=options) for p in parts if len(p)]
     return {**row, **{name: sum(d[name] for d in done) / len(done) for name in done[0]}}
 
 
@@ -274,11 +274,16 @@ async def _train(config: TrainConfig, log: Log) -> TrainResult:
     run.before = await _begin(run, found, log)
     reference = load_model(str(checkpoint.folder_of(run.out, 0)))[0].eval() if config.kl else None
     after = await _steps(run, config, recipe, reference, log) or await measure(run, log)
-    last = checkpoint.folder_of(run.out, run.step)
-    result = TrainResult(
-        resolve(config.env), config.algo, config.reward, run.step, run.before, after, str(checkpoint.folder_of(run.out, 0)), str(last),
-        run.engine.generated, run.tokens_trained, round(time.perf_counter() - began, 2), str(run.out), run.notes,
-    )  # fmt: skip
+    return _result(run, config.algo, config.reward, after, began)
+
+
+def _result(run: Run, algorithm: str, reward: str, after: Measured, began: float) -> TrainResult:
+    """Sum a run up, in its folder too."""
+    assert run.before is not None
+    first, last = (str(checkpoint.folder_of(run.out, step)) for step in (0, run.step))
+    seconds = round(time.perf_counter() - began, 2)
+    numbers = (run.engine.generated, run.tokens_trained, seconds, str(run.out), run.notes)
+    result = TrainResult(resolve(run.config.env), algorithm, reward, run.step, run.before, after, first, last, *numbers)
     (run.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     return result
 
@@ -360,20 +365,5 @@ async def _sft(config: SftConfig, log: Log) -> TrainResult:
     warm(run, log)
     run.step = int(run.notes.get("updates", 0))
     after = await measure(run, log)
-    first, last = checkpoint.folder_of(run.out, 0), checkpoint.folder_of(run.out, run.step)
     _save(run)
-    return TrainResult(
-        resolve(config.env),
-        "sft",
-        "oracle",
-        run.step,
-        run.before,
-        after,
-        str(first),
-        str(last),
-        0,
-        0,
-        round(time.perf_counter() - began, 2),
-        str(run.out),
-        run.notes,
-    )
+    return _result(run, "sft", "oracle", after, began)

@@ -8,6 +8,6 @@ DESK = EnvSpec(
     entry_point="agentgym_tools.env:DeskEnv",
     domain="tool use",
     summary="An office desk over a real database: mail, calendar, files, tickets, orders, payments and a sheet, under rules.",
-    splits={"train": 7200, "dev": 1800, "test": 1800, "unseen": 200, "demo": 300},
+    splits={"train": 6600, "dev": 1650, "test": 1650, "unseen": 200, "demo": 300},
     capabilities=Capabilities(snapshot=True),
 )

@@ -99,32 +99,6 @@ def archive_by_subject(w: World) -> Plan:
 
 
 @template(2)
-def room_like(w: World) -> Plan:
-    a, b = w.pick("events"), w.pick("events")
-    if a["room"] == b["room"]:
-        raise LookupError("no change")
-    calls = [do("read_event", id=b["id"]), do("change_room", id=a["id"], room=b["room"])]
-    return Plan(f"Move event {a['id']} to the room of event {b['id']}.", calls, [put("events", a["id"], room=b["room"])])
-
-
-@template(2)
-def priority_like(w: World) -> Plan:
-    a, b = w.pick("tickets"), w.pick("tickets")
-    if a["priority"] == b["priority"]:
-        raise LookupError("no change")
-    calls = [do("read_ticket", id=b["id"]), do("set_priority", id=a["id"], priority=b["priority"])]
-    return Plan(f"Give ticket {a['id']} the priority of ticket {b['id']}.", calls, [put("tickets", a["id"], priority=b["priority"])])
-
-
-@template(2)
-def order_of_payment(w: World) -> Plan:
-    p = w.pick("payments")
-    o = w.pick("orders", id=p["order_id"], status="open")
-    calls = [do("read_payment", id=p["id"]), do("cancel_order", id=o["id"])]
-    return Plan(f"Cancel the order of payment {p['id']}.", calls, [put("orders", o["id"], status="cancelled")])
-
-
-@template(2)
 def phone_of(w: World) -> Plan:
     c = w.pick("contacts")
     if c["team"] == "legal":
