@@ -59,19 +59,26 @@ def _table(result: TrainResult) -> str:
 
 
 def _draw(result: TrainResult, rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for each thing there is: the warm start's loss, success over updates, entropy."""
     warm, train, evals = ([r for r in rows if r["phase"] == phase] for phase in ("warm", "train", "eval"))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), constrained_layout=True)
-    axes[0].plot([r["step"] for r in warm], [r["loss"] for r in warm], color="#777777")
-    axes[0].set(title="warm start", xlabel="supervised update", ylabel="loss per token", yscale="log" if warm else "linear")
-    axes[1].plot([r["step"] for r in train], [r["success"] for r in train], color="#9bbcd8", label="training episodes, sampled")
+    figure, axes = plt.subplots(1, 1 + bool(warm) + bool(train), figsize=(4.6 * (1 + bool(warm) + bool(train)), 3.8), constrained_layout=True, squeeze=False)
+    panels = iter(axes[0])
+    if warm:
+        axis = next(panels)
+        axis.plot([r["step"] for r in warm], [r["loss"] for r in warm], color="#777777")
+        axis.set(title="warm start", xlabel="supervised update", ylabel="loss per token", yscale="log")
+    axis = next(panels)
+    axis.plot([r["step"] for r in train], [r["success"] for r in train], color="#9bbcd8", label="training episodes, sampled")
     steps, mean = [r["step"] for r in evals], [r["success"] for r in evals]
     below, above = [r["success"] - r["low"] for r in evals], [r["high"] - r["success"] for r in evals]
-    axes[1].errorbar(steps, mean, yerr=[below, above], fmt="o-", color="#1b4f72", capsize=3, label="held-out tasks, greedy")
-    axes[1].set(title=f"{result.algorithm} on {result.env}", xlabel="update", ylabel="success", ylim=(-0.03, 1.03))
-    axes[1].legend(frameon=False, loc="lower right")
-    axes[2].plot([r["step"] for r in train if "entropy" in r], [r["entropy"] for r in train if "entropy" in r], color="#b9770e")
-    axes[2].set(title="entropy of sampled tokens", xlabel="update", ylabel="nats")
-    for axis in axes:
+    axis.errorbar(steps, mean, yerr=[below, above], fmt="o-", color="#1b4f72", capsize=3, label="held-out tasks, greedy")
+    axis.set(title=f"{result.algorithm} on {result.env}", xlabel="update", ylabel="success", ylim=(-0.03, 1.03))
+    axis.legend(frameon=False, loc="lower right")
+    if train:
+        axis = next(panels)
+        axis.plot([r["step"] for r in train if "entropy" in r], [r["entropy"] for r in train if "entropy" in r], color="#b9770e")
+        axis.set(title="entropy of sampled tokens", xlabel="update", ylabel="nats")
+    for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     figure.savefig(path, dpi=110)
