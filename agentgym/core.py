@@ -277,7 +277,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self.task = self.taskset.get(chosen) if chosen else self.taskset[int(self.np_random.integers(len(self.taskset)))]
         self.episode = Episode(
             id=f"{self.task.id}#0", env=self.id, task=self.task.id, task_digest=self.task.digest, split=self.split, seed=seed,
-            reward=self.reward_name, limits=msgspec.structs.asdict(self.limits),
+            reward=self.reward_name, limits=msgspec.structs.asdict(self.limits), options=self._options_to_record(),
         )  # fmt: skip
         self._malformed, self.artefacts, self._status = 0, {}, "running"
         self._show(self._begin(self.task))
@@ -372,6 +372,10 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         if self._status == "over":
             raise errors.EpisodeOver(f"the episode of {self.task.id} has ended; call reset()")
         raise errors.ResetNeeded("call reset() first")
+
+    def _options_to_record(self) -> dict[str, Json]:
+        """The options that make this environment again, beside those that have fields of their own."""
+        return {k: v for k, v in self._options.items() if k not in ("split", "reward", "render_mode")}
 
     def _objection(self, problem: str) -> Scene:
         """The scene after a malformed action: the world stands still, and the policy is told why."""

@@ -159,8 +159,14 @@ class Rollout(Struct, frozen=True):
 
 
 async def _call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call inline, or on a thread where the environment blocks; an unexpected exception of its own is a fault."""
+    """Await its ``areset`` or ``astep`` if it has one; else call inline, or on a thread where the environment blocks.
+
+    An unexpected exception of its own is a fault.
+    """
+    asynchronous = getattr(env, f"a{method.__name__}", None)
     try:
+        if asynchronous is not None:
+            return await asynchronous(*args, **kwargs)
         if env.capabilities.blocking:
             return await anyio.to_thread.run_sync(lambda: method(*args, **kwargs))
         return method(*args, **kwargs)

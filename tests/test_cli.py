@@ -184,3 +184,15 @@ def test_an_interrupt_is_exit_130_and_the_run_can_be_resumed(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130 and process.stderr.read().strip().endswith("interrupted")
     assert subprocess.run(words, capture_output=True).returncode == 0
+
+
+def test_a_run_with_options_is_verified_from_its_record_and_one_without_artefacts_is_not_called_reproduced(capfd, tmp_path):
+    out = tmp_path / "run"
+    run(capfd, "eval", "tools/desk", "--policy", "oracle", "--tasks", "4", "--option", "levels=1", "--option", 'limits={"max_turns": 3}', "--out", str(out))
+    (out / "config.toml").unlink()
+    assert document(capfd, "verify", str(out))[1]["reproduced"] == document(capfd, "replay", str(out))[1]["identical"] == 4
+    path = out / "episodes.jsonl"
+    rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+    path.write_bytes(b"".join(msgspec.json.encode({**r, "artefacts": {}}) + b"\n" for r in rows))
+    code, result = document(capfd, "verify", str(out))
+    assert (result["reproduced"], len(result["unverifiable"]), result["mismatched"]) == (0, 4, [])

@@ -155,3 +155,16 @@ def test_the_result_does_not_depend_on_the_number_of_workers(concurrency):
     episodes = anyio.run(rollout.run, [Job(t, seed=i) for i, t in enumerate(ids)])
     again = anyio.run(rollout.run, [Job(t, seed=i) for i, t in enumerate(ids)])
     assert [[t.state_hash for t in e.turns] for e in episodes] == [[t.state_hash for t in e.turns] for e in again]
+
+
+def test_an_asynchronous_environment_is_awaited_and_its_waits_overlap():
+    import time
+
+    class Async(World):
+        async def astep(self, action):
+            await anyio.sleep(0.05)
+            return self.step(action)
+
+    began = time.perf_counter()
+    episodes = play(Rollout(make=Async, policy=Says(), concurrency=8), *["t.1"] * 8)
+    assert all(e.success for e in episodes) and time.perf_counter() - began < 0.4

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from agentgym.core import AgentEnv, EpisodeView, grade, judge
@@ -41,17 +40,15 @@ class Replayed(Struct):
 
 
 class _Environments:
-    """The environments that a run's episodes name, made once each."""
+    """The environments that episodes name, made once each."""
 
-    def __init__(self, folder: Path) -> None:
-        config = tomllib.loads((folder / "config.toml").read_text()) if (folder / "config.toml").exists() else {}
-        self.options: dict[str, Any] = config.get("options", {})
-        self._made: dict[tuple[str, str, str], AgentEnv] = {}
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str, str, bytes], AgentEnv] = {}
 
     def of(self, episode: Episode) -> AgentEnv:
-        key = (episode.env, episode.split, episode.reward)
+        key = (episode.env, episode.split, episode.reward, msgspec.json.encode(episode.options))
         if key not in self._made:
-            self._made[key] = make(episode.env, split=episode.split, reward=episode.reward, **self.options)
+            self._made[key] = make(episode.env, split=episode.split, reward=episode.reward, **episode.options)
         return self._made[key]
 
 
@@ -65,7 +62,7 @@ def episodes_of(folder: Path) -> list[Episode]:
 
 def verify(folder: Path) -> Verified:
     """Derive every verdict and term again from the record and the artefacts alone."""
-    environments, artefacts = _Environments(folder), ArtefactStore(folder / "artefacts")
+    environments, artefacts = _Environments(), ArtefactStore(folder / "artefacts")
     result = Verified(0, 0, [], [])
     for episode in episodes_of(folder):
         result.episodes += 1
@@ -76,7 +73,9 @@ def verify(folder: Path) -> Verified:
             why = _why_different(environments.of(episode), episode, artefacts)
         except AgentGymError as error:
             why = str(error)
-        if why:
+        if why and not episode.artefacts:
+            result.unverifiable.append({"episode": episode.id, "why": f"its artefacts were not kept ({why})"})
+        elif why:
             result.mismatched.append({"episode": episode.id, "why": why})
         else:
             result.reproduced += 1
@@ -106,7 +105,7 @@ def _why_different(env: AgentEnv, episode: Episode, artefacts: ArtefactStore) ->
 
 def replay(folder: Path) -> Replayed:
     """Play every valid episode's actions again and compare state hashes turn by turn."""
-    environments, result = _Environments(folder), Replayed(0, 0, [])
+    environments, result = _Environments(), Replayed(0, 0, [])
     for episode in episodes_of(folder):
         if episode.status != "valid":
             continue
