@@ -124,12 +124,12 @@ def test_environments_that_block_are_stepped_on_threads():
 
         def _advance(self, action):
             seen.add(threading.current_thread().name)
-            time.sleep(0.05)
+            time.sleep(0.2)
             return super()._advance(action)
 
     began = time.perf_counter()
     play(Rollout(make=Slow, policy=Says(), concurrency=8), *["t.0"] * 8)
-    assert threading.main_thread().name not in seen and time.perf_counter() - began < 0.35
+    assert threading.main_thread().name not in seen and time.perf_counter() - began < 1.2
 
 
 def test_a_policy_sees_messages_and_nothing_else():
@@ -162,9 +162,9 @@ def test_an_asynchronous_environment_is_awaited_and_its_waits_overlap():
 
     class Async(World):
         async def astep(self, action):
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.2)
             return self.step(action)
 
     began = time.perf_counter()
     episodes = play(Rollout(make=Async, policy=Says(), concurrency=8), *["t.1"] * 8)
-    assert all(e.success for e in episodes) and time.perf_counter() - began < 0.4
+    assert all(e.success for e in episodes) and time.perf_counter() - began < 1.6
