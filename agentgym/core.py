@@ -151,12 +151,16 @@ class Conversation(Struct, frozen=True):
 
 
 class Completion(Struct, frozen=True):
-    """What a policy answers. ``action`` is canonical action text; ``tokens`` is what this turn appended, where known."""
+    """What a policy answers. ``action`` is canonical action text; ``tokens`` is what this turn appended, where known.
+
+    ``waited_s`` was spent waiting to ask again: it is not the agent's working time.
+    """
 
     action: str
     tokens: Tokens | None = None
     finish: Literal["stop", "length", "abort", "refused"] = "stop"
     usage: dict[str, int] = {}
+    waited_s: float = 0.0
 
 
 class Policy(Protocol):

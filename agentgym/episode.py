@@ -203,9 +203,11 @@ class EpisodeStore:
         commit = self._next
         if not self._flushing:
             self._flushing = True
-            with anyio.CancelScope(shield=True):
-                await self._flush()
-            self._flushing = False
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._flush()
+            finally:
+                self._flushing = False
         await commit.done.wait()
         if commit.error is not None:
             raise commit.error

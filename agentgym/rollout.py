@@ -36,9 +36,14 @@ class Job(Struct, frozen=True):
 
 
 class LateSource(Protocol):
-    """Settles terms that need state beyond one record (novelty, models). Called once per valid episode, in order."""
+    """Settles terms that need state beyond one record (novelty, models). Called once per valid episode, in order.
+
+    ``state`` and ``load_state`` carry it through a checkpoint.
+    """
 
     def settle(self, episode: Episode, weight: float) -> list[Term]: ...
+    def state(self) -> Any: ...
+    def load_state(self, state: Any, /) -> None: ...
 
 
 class Keep(Struct, frozen=True):
@@ -140,7 +145,7 @@ class Rollout(Struct, frozen=True):
     def _complete(self, episode: Episode, completion: Completion, prefix: list[Tokens], began: float) -> Turn:
         """The policy's part of the turn that the environment has just recorded."""
         turn = episode.turns[-1]
-        turn.duration_s = time.perf_counter() - began
+        turn.duration_s = max(0.0, time.perf_counter() - began - completion.waited_s)
         if completion.tokens is not None:
             turn.tokens = completion.tokens
             prefix.append(completion.tokens)

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import msgspec
 import pytest
+from worlds import wait_for
 
 from agentgym.cli.main import VERBS, guarded
 from agentgym.registry import installed
@@ -61,6 +61,8 @@ def test_eval_verify_replay(capfd, tmp_path):
     assert document(capfd, "replay", out) == (0, {"episodes": 10, "identical": 10, "diverged": []})
     code, again = document(capfd, "eval", "--env", "tools/desk", "--policy", f"replay:{out}", "--tasks", "5")
     assert again["success"]["mean"] == 1.0
+    code, _, err = run(capfd, "eval", "--env", "tools/desk", "--policy", f"replay:{out}", "--tasks", "6")
+    assert code == 2 and "no valid attempt 0" in err
     code, _, err = run(capfd, "eval", "--env", "tools/desk", "--policy", "noop", "--tasks", "5", "--out", out)
     assert code == 2 and "holds another run" in err
 
@@ -177,10 +179,7 @@ def test_an_interrupt_is_exit_130_and_the_run_can_be_resumed(tmp_path):
     ]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     path = tmp_path / "r" / "episodes.jsonl"
-    for _ in range(400):
-        time.sleep(0.02)
-        if path.exists() and path.stat().st_size:
-            break
+    wait_for(path, 1)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130 and process.stderr.read().strip().endswith("interrupted")
     assert subprocess.run(words, capture_output=True).returncode == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from worlds import wait_for
 
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, Tokens, Turn, decode, encode, read_episodes, read_parquet, write_parquet
 from agentgym.errors import RecordError
@@ -125,10 +126,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged_and_the_run_resumes_by_id(tm
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     path = out / "episodes.jsonl"
-    for _ in range(400):
-        time.sleep(0.02)
-        if path.exists() and path.stat().st_size > 100_000:
-            break
+    wait_for(path, 100_000)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = {e.id for e in read_episodes(path)}

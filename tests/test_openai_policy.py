@@ -97,7 +97,7 @@ def test_what_is_transient_is_retried_and_waiting_is_counted_apart(server, bad):
     server.plays(bad, OK)
     policy, completion = ask(server)
     assert completion.action == "go" and len(server.asked) == 2 and completion.usage == {"completion_tokens": 3}
-    assert policy.waited_s >= (0.3 if bad[0] == 429 else 0.2)
+    assert completion.waited_s >= (0.3 if bad[0] == 429 else 0.2)
 
 
 def test_beyond_the_budget_it_is_a_fault_of_the_infrastructure(server):
@@ -173,3 +173,9 @@ def test_the_key_is_sent_and_never_recorded(server, monkeypatch):
 def test_a_wrong_address_is_a_usage_error(text):
     with pytest.raises(UsageError):
         OpenAI(text)
+
+
+def test_waiting_to_ask_again_is_not_the_agents_working_time(server):
+    server.plays((429, {"Retry-After": "1.5"}, b"", ""), OK)
+    (episode,) = anyio.run(Rollout(make=World, policy=OpenAI(f"small@{server.url}")).run, [Job("t.0")])
+    assert episode.success and episode.turns[0].duration_s < 1.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Limits, Scene, StopReason, Task, Verdict
@@ -100,3 +102,11 @@ class Says:
 
     async def act(self, conversation: Conversation) -> Completion:
         return Completion(self.text, **self.completion)
+
+
+def wait_for(path: Path, size: int) -> None:
+    """Wait until another process has written that many bytes, at most eight seconds."""
+    for _ in range(400):
+        time.sleep(0.02)
+        if path.exists() and path.stat().st_size >= size:
+            return

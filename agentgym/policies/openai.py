@@ -47,7 +47,7 @@ class OpenAI:
     """Chat completions over HTTP. The key is read from ``OPENAI_API_KEY`` when a request is sent, and never recorded.
 
     Transient failures are retried with back-off within ``budget_s`` in all (a Retry-After is obeyed if it fits); after
-    that a ``PolicyFault``. ``waited_s`` is the time spent waiting, which is not the agent's working time.
+    that a ``PolicyFault``. A completion says how long was waited, which is not the agent's working time.
     """
 
     def __init__(self, argument: str, *, temperature: float = 0.0, max_tokens: int | None = None, budget_s: float = 120.0, timeout_s: float = 60.0) -> None:
@@ -56,7 +56,7 @@ class OpenAI:
             raise UsageError(f"openai:MODEL@URL needs a model and an http(s) URL, not {argument!r}")
         self.name = f"openai:{model}"
         self.model, self.temperature, self.max_tokens = model, temperature, max_tokens
-        self.budget_s, self.timeout_s, self.waited_s = budget_s, timeout_s, 0.0
+        self.budget_s, self.timeout_s = budget_s, timeout_s
         self._client = httpx.AsyncClient(base_url=url.rstrip("/") + "/", timeout=httpx.Timeout(timeout_s, connect=10.0))
 
     async def act(self, conversation: Conversation) -> Completion:
@@ -71,10 +71,11 @@ class OpenAI:
             body["tools"] = [t.openai() for t in conversation.tools]
         if limit := conversation.max_tokens or self.max_tokens:
             body["max_tokens"] = limit
-        return _completion(await self._ask(body))
+        response, waited = await self._ask(body)
+        return _completion(response, waited)
 
-    async def _ask(self, body: dict[str, Any]) -> _Response:
-        ends, pause, why = time.monotonic() + self.budget_s, 0.25, ""
+    async def _ask(self, body: dict[str, Any]) -> tuple[_Response, float]:
+        ends, pause, why, waited = time.monotonic() + self.budget_s, 0.25, "", 0.0
         while True:
             wait = pause
             try:
@@ -82,12 +83,12 @@ class OpenAI:
                     response = await self._client.post("chat/completions", json=body, headers=_headers())
                 why, wait = _why_not(response), _retry_after(response, pause)
                 if not why:
-                    return msgspec.json.decode(response.content, type=_Response)
+                    return msgspec.json.decode(response.content, type=_Response), waited
             except (httpx.TransportError, TimeoutError) as error:
                 why = f"{type(error).__name__}: {error}"
             if time.monotonic() + wait >= ends:
                 raise PolicyFault(f"{self.name} gave no answer in {self.budget_s:g} s; last: {why}")
-            self.waited_s += wait
+            waited += wait
             await anyio.sleep(wait)
             pause = min(8.0, pause * 2)
 
@@ -128,7 +129,7 @@ def _retry_after(response: httpx.Response, default: float) -> float:
         return default
 
 
-def _completion(response: _Response) -> Completion:
+def _completion(response: _Response, waited_s: float) -> Completion:
     choice = response.choices[0]
     calls, broken = [], ""
     for each in choice.message.tool_calls or []:
@@ -141,4 +142,4 @@ def _completion(response: _Response) -> Completion:
     finishes: dict[str | None, Literal["stop", "length", "abort", "refused"]] = {"length": "length", "content_filter": "refused"}
     finish = "refused" if choice.message.refusal else finishes.get(choice.finish_reason, "stop")
     usage = {k: v for k, v in (response.usage or {}).items() if isinstance(v, int)}
-    return Completion(print_action(choice.message.content or "", calls) + broken, None, finish, usage)
+    return Completion(print_action(choice.message.content or "", calls) + broken, None, finish, usage, waited_s)

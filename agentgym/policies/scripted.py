@@ -93,13 +93,16 @@ class Replay:
         path = Path(argument) / "episodes.jsonl"
         if not argument or not path.is_file():
             raise UsageError(f"replay:DIR needs a run folder with episodes.jsonl, not {argument!r}")
-        self._recorded = {e.task: [t.action for t in e.turns] for e in read_episodes(path) if e.status == "valid"}
+        self._recorded = {(e.task, e.attempt): [t.action for t in e.turns] for e in read_episodes(path) if e.status == "valid"}
         self._actions: Iterator[str] = iter(())
 
     def attach(self, env: AgentEnv) -> Replay:
         """A replay of the recorded attempt at the task that ``env`` has just begun."""
+        key = (env.task.id, env.episode.attempt)
+        if key not in self._recorded:
+            raise UsageError(f"the run to replay has no valid attempt {key[1]} at {key[0]}")
         bound = object.__new__(Replay)
-        bound._recorded, bound._actions = self._recorded, iter(self._recorded.get(env.task.id, ()))
+        bound._recorded, bound._actions = self._recorded, iter(self._recorded[key])
         return bound
 
     async def act(self, conversation: Conversation) -> Completion:

@@ -22,7 +22,8 @@ from agentgym.core import Completion, Conversation, Tokens
 from agentgym.errors import ContextOverflow, UsageError
 from agentgym_trainers.renderer import ChatRenderer
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
+KEPT = 256
+"""How many conversations keep their keys and values between turns, beyond those that are being written."""
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
@@ -114,6 +115,7 @@ class TransformersEngine:
         """The weights have changed: forget every key and value, and stamp what comes with ``version``."""
         self.version = version
         self._owner.clear()
+        self._lengths = np.zeros(0, dtype=np.int64)
 
     # The policy
 
@@ -172,7 +174,7 @@ class TransformersEngine:
         """One forward: the prompts of those who wait, if enough do; else one more token of everyone."""
         if self._pending and len(self._pending) * 4 >= len(self._active):
             batch, self._pending = self._pending, []
-            chunks = [self._admit(r) for r in batch]
+            chunks = [self._admit(r, batch) for r in batch]
             self._active += batch
         else:
             batch = self._active
@@ -181,20 +183,27 @@ class TransformersEngine:
         self._sample(batch, logits)
         self._active = [r for r in self._active if r.finish is None]
 
-    def _admit(self, request: _Request) -> list[int]:
+    def _admit(self, request: _Request, batch: list[_Request]) -> list[int]:
         """Give a slot; return the part of the prompt whose keys it does not hold yet."""
         slot = self._owner.pop(request.key, -1)
         if slot < 0:
-            taken = set(self._owner.values()) | {r.slot for r in self._active}
-            slot = next((s for s in range(len(self._lengths)) if s not in taken), len(self._lengths))
-            if slot == len(self._lengths):
-                self._lengths = np.append(self._lengths, 0)
+            slot = self._free_slot(batch)
             self._lengths[slot] = 0
         self._owner[request.key], request.slot = slot, slot
         held = int(min(self._lengths[slot], len(request.prompt) - 1))
         self._lengths[slot] = held
         self._cache.grow(-(-len(self._lengths) // 32) * 32, -(-(len(request.prompt) + request.limit) // 64) * 64)
         return request.prompt[held:]
+
+    def _free_slot(self, batch: list[_Request]) -> int:
+        """A slot nobody has; beyond ``KEPT`` of them, that of the conversation that has waited longest (it is computed again if it comes back)."""
+        if len(self._lengths) >= KEPT:
+            busy = {r.slot for r in (*self._active, *batch)}
+            idle = next((key for key, slot in self._owner.items() if slot not in busy), None)
+            if idle is not None:
+                return self._owner.pop(idle)
+        self._lengths = np.append(self._lengths, 0)
+        return len(self._lengths) - 1
 
     def _logits(self, batch: list[_Request], chunks: list[list[int]]) -> torch.Tensor:
         """Logits ``[len(batch), vocabulary]`` after each chunk; rows are left-padded to the longest."""

@@ -224,7 +224,7 @@ def learn(run: Run, config: TrainConfig, recipe: Recipe, episodes: list[Episode]
     advantage_B = advantages(recipe.advantage, reward_B, group_B).tolist()
     used = [(e, a) for e, a in zip(episodes, advantage_B, strict=True) if a != 0.0]
     row = {
-        "reward": float(reward_B.nanmean()), "success": sum(e.success for e in episodes) / len(episodes),
+        "reward": float(reward_B.nanmean()), "success": sum(e.success for e in episodes) / max(1, sum(e.status == "valid" for e in episodes)),
         "invalid": sum(e.status != "valid" for e in episodes) / len(episodes),
         "turns": sum(len(e.turns) for e in episodes) / len(episodes), "trained": len(used) / len(episodes),
     }  # fmt: skip
@@ -294,7 +294,7 @@ async def _begin(run: Run, found: tuple[int, Path] | None, log: Log) -> Measured
         extra = checkpoint.restore(found[1], run.model, run.optimizer)
         run.step, run.tokens_trained, run.engine.generated, run.notes = found[0], extra["trained"], extra["generated"], extra["notes"]
         for name, (source, _) in run.late.items():
-            source.load_state(extra["late"][name])  # type: ignore[attr-defined]  # what late_sources loads can be saved
+            source.load_state(extra["late"][name])
         _forget_after(run.out, run.step)
         return msgspec.convert(extra["before"], Measured)
     warm(run, log)
@@ -306,7 +306,7 @@ async def _begin(run: Run, found: tuple[int, Path] | None, log: Log) -> Measured
 def _save(run: Run) -> None:
     extra = {
         "trained": run.tokens_trained, "generated": run.engine.generated, "notes": run.notes,
-        "before": msgspec.to_builtins(run.before), "late": {n: s.state() for n, (s, _) in run.late.items()},  # type: ignore[attr-defined]
+        "before": msgspec.to_builtins(run.before), "late": {n: s.state() for n, (s, _) in run.late.items()},
     }  # fmt: skip
     checkpoint.save(run.out, run.step, run.model, run.renderer.tokenizer, run.optimizer, extra)
 

@@ -101,7 +101,7 @@ class DeskEnv(AgentEnv):
         desk = self.desk
         state = f"{desk.hash:032x}|{desk.ending}"
         seen = "|".join(m["content"] for m in messages)
-        return Scene(messages, state, f"{self.task.data['template']}|{seen}", **more)
+        return Scene(messages, state, seen, **more)
 
     def _artefacts(self) -> Mapping[str, bytes]:
         return {"desk.sqlite": self.desk.dump(), "ending.json": msgspec.json.encode(self.desk.ending)}
