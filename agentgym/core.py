@@ -8,7 +8,6 @@ completions; a ``Renderer`` maps messages to token ids and back.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from msgspec import Struct
 
 from agentgym import errors
 from agentgym.episode import Episode, Tokens, Turn, digest
+from agentgym.grading import grade, grade_turn, require_valid
 from agentgym.messages import Action, Message, Tool, ToolSpec, parse_action, text_of
 from agentgym.spaces import Prose
 from agentgym.verdict import Json, StopReason, Term, Verdict
@@ -45,13 +45,14 @@ class Limits(Struct, frozen=True):
 
 
 class Task(Struct, frozen=True):
-    """A frozen row. ``data`` is for the environment and its verifiers; a policy never sees it."""
+    """A frozen row. ``data`` is for the environment and its verifiers; a policy never sees it. ``kind`` is its type, for specs and tables."""
 
     id: str
     instruction: str
     split: str
     data: dict[str, Json] = {}
     limits: Limits = Limits()
+    kind: str = ""
 
     @property
     def digest(self) -> str:
@@ -117,8 +118,8 @@ class Reward(Protocol):
     """A reward spec: verdicts to terms, as a pure function of the record."""
 
     @property
-    def late(self) -> Sequence[str]:
-        """Names of sources that only a rollout can settle (novelty, models, groups): never in ``step``'s reward."""
+    def late(self) -> bool:
+        """Whether some terms are left to the rollout (novelty, models, groups): they are never in ``step``'s reward."""
         ...
 
     def at(self, episode: Episode, turn: int) -> list[Term]:
@@ -216,17 +217,20 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         env._options = options
         return env
 
-    def __init__(self, *, split: str = "train", reward: str = "outcome", render_mode: str | None = None, limits: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, *, split: str = "train", reward: str | Reward = "outcome", render_mode: str | None = None, limits: Mapping[str, int] | None = None
+    ) -> None:
         """``limits`` overrides those of the tasks, such as ``{"max_turns": 5}``."""
         for name in limits or {}:
             if name not in Limits.__struct_fields__:
                 raise errors.UnknownName("limit", name, Limits.__struct_fields__)
         self._given_limits = dict(limits or {})
-        if reward not in self.rewards:
+        if isinstance(reward, str) and reward not in self.rewards:
             raise errors.UnknownName("reward", reward, self.rewards)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise errors.UnknownName("render mode", render_mode, self.metadata["render_modes"])
-        self.split, self.reward_name, self.reward, self.render_mode = split, reward, self.rewards[reward], render_mode
+        self.split, self.reward_name, self.render_mode = split, str(reward), render_mode
+        self.reward: Reward = self.rewards[reward] if isinstance(reward, str) else reward
         self.observation_space = Prose()
         self.action_space = Prose()
         self.taskset = self.tasks(split)
@@ -281,7 +285,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self.task = self.taskset.get(chosen) if chosen else self.taskset[int(self.np_random.integers(len(self.taskset)))]
         self.episode = Episode(
             id=f"{self.task.id}#0", env=self.id, task=self.task.id, task_digest=self.task.digest, split=self.split, seed=seed,
-            reward=self.reward_name, limits=msgspec.structs.asdict(self.limits), options=self._options_to_record(),
+            kind=self.task.kind, reward=self.reward_name, limits=msgspec.structs.asdict(self.limits), options=self._options_to_record(),
         )  # fmt: skip
         self._malformed, self.artefacts, self._status = 0, {}, "running"
         self._show(self._begin(self.task))
@@ -404,7 +408,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         turn.state_hash, turn.anchor, turn.facts = self._hash, self._shown.anchor, self._shown.facts
         episode = self.episode
         view = EpisodeView(self.task, episode)
-        turn.verdicts = {n: judge(v, view) for n, v in self.verifiers.items() if v.level == "step"}
+        turn.verdicts = grade_turn(self.verifiers, view)
         if reason is not None:
             self._status = "over"
             episode.stop_reason, episode.closing = reason, self._shown.messages
@@ -435,31 +439,3 @@ class AgentEnv(gymnasium.Env[Obs, str]):
             "verdicts": msgspec.to_builtins(verdicts) if verdicts else {},
             "stop_reason": self.episode.stop_reason and self.episode.stop_reason.value,
         }
-
-
-def judge(verifier: Verifier, view: EpisodeView) -> Verdict:
-    """Ask a verifier; whatever goes wrong in it is an ``invalid`` verdict, never an exception and never a number."""
-    try:
-        verdict = verifier(view)
-    except Exception as error:
-        return Verdict.invalid(f"{type(error).__name__}: {error}")
-    if not isinstance(verdict, Verdict):
-        return Verdict.invalid(f"a verifier must return a Verdict, not {type(verdict).__name__}")
-    if verdict.status != "scored":
-        return verdict
-    if type(verdict.value) is float and math.isfinite(verdict.value):
-        return verdict
-    return Verdict.invalid(f"a verifier's value must be a finite number, not {verdict.value!r:.80}")
-
-
-def grade(verifiers: Mapping[str, Verifier], view: EpisodeView) -> dict[str, Verdict]:
-    """The outcome verdicts of a finished episode, from its record and artefacts alone."""
-    return {name: judge(v, view) for name, v in verifiers.items() if v.level == "outcome"}
-
-
-def require_valid(verdicts: Mapping[str, Verdict]) -> None:
-    """Raise ``VerifierFault`` (or ``EnvironmentFault``) if an outcome verdict is invalid."""
-    for name, verdict in verdicts.items():
-        if verdict.status == "invalid":
-            kind = errors.VerifierFault if verdict.culprit == "verifier" else errors.EnvironmentFault
-            raise kind(f"verifier {name}: {verdict.critique}")

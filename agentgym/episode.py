@@ -41,7 +41,10 @@ class Tokens(Struct, omit_defaults=True):
 
 
 class Turn(Struct, omit_defaults=True):
-    """One observation and one action. ``observation`` holds the messages that were new before the action."""
+    """One observation and one action. ``observation`` holds the messages that were new before the action.
+
+    ``late`` are the verdicts of sources with a state or a model, written by the rollout after the episode.
+    """
 
     observation: list[Message]
     action: str
@@ -51,6 +54,7 @@ class Turn(Struct, omit_defaults=True):
     anchor: str = ""
     facts: dict[str, Json] = {}
     verdicts: dict[str, Verdict] = {}
+    late: dict[str, Verdict] = {}
     tokens: Tokens | None = None
     duration_s: float = 0.0
 
@@ -71,6 +75,7 @@ class Episode(Struct, omit_defaults=True):
     parent: tuple[str, int] | None = None
     match: str | None = None
     seat: int = 0
+    kind: str = ""
     policy: str = ""
     reward: str = ""
     status: Literal["running", "valid", "invalid"] = "running"
@@ -82,7 +87,9 @@ class Episode(Struct, omit_defaults=True):
     turns: list[Turn] = []
     closing: list[Message] = []
     verdicts: dict[str, Verdict] = {}
+    late: dict[str, Verdict] = {}
     terms: list[Term] = []
+    dials: dict[str, float] = {}
     artefacts: dict[str, str] = {}
     limits: dict[str, int | None] = {}
     options: dict[str, Json] = {}

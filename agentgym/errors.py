@@ -33,6 +33,17 @@ class UnknownName(UsageError, LookupError):
         return f"unknown {kind} {name!r}{nearest(name, known)}"
 
 
+class SpecError(UsageError):
+    """Raised when a reward spec makes no sense: ``path`` is the place in it, ``what`` is wrong there."""
+
+    def __init__(self, path: str, what: str) -> None:
+        self.path = path
+        super().__init__(path, what)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
 class MissingExtra(AgentGymError, ImportError):
     """Raised when an optional part is not installed; ``install`` is the line that mends it."""
 

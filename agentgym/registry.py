@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -14,6 +15,8 @@ from msgspec import Struct
 
 from agentgym.core import AgentEnv, Capabilities
 from agentgym.errors import MissingExtra, UnknownName, UsageError
+from agentgym.rewards.spec import Spec, World
+from agentgym.rewards.spec import load as load_spec
 
 GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "attacks", "methods", "commands")
 
@@ -101,11 +104,12 @@ def environment_class(env_id: str) -> type[AgentEnv]:
     return cls
 
 
-def make(env_id: str, *, split: str = "train", reward: str = "outcome", **options: Any) -> AgentEnv:
-    """A bare ``AgentEnv`` that enforces call order itself.
+def make(env_id: str, *, split: str = "train", reward: str | Mapping[str, Any] | Spec = "outcome", **options: Any) -> AgentEnv:
+    """A bare ``AgentEnv`` that enforces call order itself. ``reward`` is a name of its specs, or a spec of yours, as text, table or object.
 
     Raises:
         UnknownName: the id, split, reward or an option is unknown; the message names the nearest.
+        SpecError: the reward spec makes no sense for this environment.
     """
     cls = environment_class(env_id)
     known = [
@@ -118,6 +122,9 @@ def make(env_id: str, *, split: str = "train", reward: str = "outcome", **option
     for name in options:
         if name not in known:
             raise UnknownName(f"option of {cls.id}", name, known)
+    if not isinstance(reward, str) or "(" in reward or reward.endswith(".toml"):
+        world = World({n: v.level for n, v in cls.verifiers.items()}, dict.fromkeys(installed("verifiers"), ""))
+        return cls(split=split, reward=load_spec(reward, world), **options)
     return cls(split=split, reward=reward, **options)
 
 

@@ -7,8 +7,9 @@ fresh environment within a budget. The conversation a policy sees is the message
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import anyio
 from msgspec import Struct
@@ -18,7 +19,9 @@ from agentgym.episode import ArtefactStore, Episode, EpisodeStore, Turn
 from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, UsageError
 from agentgym.messages import Message, assistant_message
 from agentgym.policies import attach
-from agentgym.verdict import StopReason, Term
+from agentgym.quarantine import Quarantine
+from agentgym.rewards.settler import Settler
+from agentgym.verdict import StopReason
 
 
 class Job(Struct, frozen=True):
@@ -35,17 +38,6 @@ class Job(Struct, frozen=True):
         return self.task, self.attempt
 
 
-class LateSource(Protocol):
-    """Settles terms that need state beyond one record (novelty, models). Called once per valid episode, in order.
-
-    ``state`` and ``load_state`` carry it through a checkpoint.
-    """
-
-    def settle(self, episode: Episode, weight: float) -> list[Term]: ...
-    def state(self) -> Any: ...
-    def load_state(self, state: Any, /) -> None: ...
-
-
 class Keep(Struct, frozen=True):
     """Where episodes go: the store acknowledges after fsync; artefacts are kept by content, if anywhere."""
 
@@ -54,9 +46,10 @@ class Keep(Struct, frozen=True):
 
 
 class Rollout(Struct, frozen=True):
-    """Settings of a rollout. ``make`` gives a new environment; ``late`` maps a source's name to it and its weight.
+    """Settings of a rollout. ``make`` gives a new environment; ``late`` settles what ``step`` could not.
 
-    ``max_tokens`` bounds one action, ``episode_tokens`` all that a policy may generate in an episode.
+    An episode is stored once it is settled: at its end, or with its group where the reward compares a group. ``quarantine`` asks
+    verifiers twice now and then. ``max_tokens`` bounds one action, ``episode_tokens`` all that a policy may generate in an episode.
     """
 
     make: Callable[[], AgentEnv]
@@ -65,34 +58,39 @@ class Rollout(Struct, frozen=True):
     retries: int = 2
     max_tokens: int | None = None
     episode_tokens: int | None = None
-    late: Mapping[str, tuple[LateSource, float]] = {}
+    late: Settler | None = None
+    quarantine: Quarantine | None = None
     keep: Keep = Keep()
     provenance: dict[str, Any] = {}
     on_episode: Callable[[Episode], None] | None = None
 
     async def run(self, jobs: Iterable[Job]) -> list[Episode]:
         """Play all jobs; the last attempt of each, in the order of the jobs."""
-        queue = iter(enumerate(jobs))
+        given = list(jobs)
+        queue, desk = iter(enumerate(given)), _Desk(self, given)
         finished: dict[int, Episode] = {}
         async with anyio.create_task_group() as group:
-            for _ in range(self.concurrency):
-                group.start_soon(self._work, queue, finished)
+            for _ in range(min(self.concurrency, len(given))):
+                group.start_soon(self._work, queue, desk, finished)
         return [finished[i] for i in sorted(finished)]
 
-    async def _work(self, queue: Iterator[tuple[int, Job]], finished: dict[int, Episode]) -> None:
+    async def _work(self, queue: Iterator[tuple[int, Job]], desk: _Desk, finished: dict[int, Episode]) -> None:
         """One worker: takes jobs until there are none, keeping its environment between them."""
         env: AgentEnv | None = None
         try:
             for index, job in queue:
                 for retry in range(self.retries + 1):
                     env = env or self.make()
-                    episode = await self._attempt(env, job, retry)
-                    await self._store(env, episode)
-                    finished[index] = episode
-                    if episode.status == "valid":
+                    episode = finished[index] = await self._attempt(env, job, retry)
+                    over = episode.status == "valid" or retry == self.retries or self._hopeless(episode)
+                    if self.keep.artefacts is not None and episode.status == "valid":
+                        episode.artefacts = {n: self.keep.artefacts.put(data) for n, data in env.artefacts.items()}
+                    await desk.take(episode, over)
+                    if episode.status != "valid":
+                        env.close()
+                        env = None
+                    if over:
                         break
-                    env.close()
-                    env = None
         finally:
             if env is not None:
                 env.close()
@@ -107,7 +105,13 @@ class Rollout(Struct, frozen=True):
                 env.episode = Episode(f"{job.task}#{job.attempt}", env.id, job.task, "", env.split)
                 self._label(env.episode, job, retry)
             return _invalid(env.episode, fault)
+        if self.quarantine is not None and (found := self.quarantine.inspect(env)) is not None:
+            return _invalid(env.episode, found)
         return env.episode
+
+    def _hopeless(self, episode: Episode) -> bool:
+        """Whether a fresh environment could not help."""
+        return self.quarantine is not None and episode.culprit == "verifier" and bool(self.quarantine.out)
 
     def _label(self, episode: Episode, job: Job, retry: int) -> None:
         """Which attempt this record is of, and how it came to be."""
@@ -151,16 +155,38 @@ class Rollout(Struct, frozen=True):
             prefix.append(completion.tokens)
         return turn
 
-    async def _store(self, env: AgentEnv, episode: Episode) -> None:
-        if episode.status == "valid":
-            for source, weight in self.late.values():
-                episode.terms += source.settle(episode, weight)
-            if self.keep.artefacts is not None:
-                episode.artefacts = {n: self.keep.artefacts.put(data) for n, data in env.artefacts.items()}
-        if self.keep.episodes is not None:
-            await self.keep.episodes.append(episode)
-        if self.on_episode is not None:
-            self.on_episode(episode)
+    async def store(self, episodes: list[Episode]) -> None:
+        """Settle what belongs together, then keep it."""
+        if self.late is not None:
+            await self.late.settle(episodes, self.policy)
+        for episode in episodes:
+            if self.keep.episodes is not None:
+                await self.keep.episodes.append(episode)
+            if self.on_episode is not None:
+                self.on_episode(episode)
+
+
+class _Desk:
+    """Where finished attempts wait for those that they are settled with."""
+
+    def __init__(self, rollout: Rollout, jobs: list[Job]) -> None:
+        self.rollout, self.scope = rollout, rollout.late.scope if rollout.late else "episode"
+        self.missing = Counter(self._place(j.group) for j in jobs)
+        self.waiting: dict[str | None, list[Episode]] = defaultdict(list)
+
+    def _place(self, group: str | None) -> str | None:
+        return group if self.scope == "group" else None
+
+    async def take(self, episode: Episode, over: bool) -> None:
+        """Take an attempt in; ``over`` if its job will have no other."""
+        if self.scope == "episode":
+            await self.rollout.store([episode])
+            return
+        place = self._place(episode.group)
+        self.waiting[place].append(episode)
+        self.missing[place] -= over
+        if self.missing[place] == 0:
+            await self.rollout.store(self.waiting.pop(place))
 
 
 async def _call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -63,9 +63,9 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
 
 
 class Place(Struct, frozen=True, omit_defaults=True):
-    """Where credit belongs: a turn (and a span of its characters), the whole episode, or its group."""
+    """Where credit belongs: a turn, a ``span`` of its action's characters or of its sampled tokens, the episode, its group."""
 
-    level: Literal["turn", "episode", "group"]
+    level: Literal["turn", "span", "token", "episode", "group"]
     turn: int | None = None
     span: tuple[int, int] | None = None
 

@@ -15,12 +15,12 @@ from gymnasium.utils.env_checker import check_env
 from msgspec import Struct
 
 from agentgym.checks.attacks import AttackResult, all_attacks, run_attack
-from agentgym.core import AgentEnv
+from agentgym.core import AgentEnv, Term
 from agentgym.errors import AgentGymError, CallOrderError
 from agentgym.evaluation.run import Plan, Result, evaluate
 from agentgym.policies import resolve as resolve_policy
 from agentgym.registry import EnvSpec, make, spec
-from agentgym.rewards.spec import settle
+from agentgym.rewards.spec import Spec, settle
 
 INFO = ("task_id", "turn", "state_hash", "anchor", "messages", "reward_terms", "verdicts", "stop_reason")
 GARBAGE = (
@@ -228,9 +228,16 @@ def reward_specs(subject: Subject) -> str:
         for task in env.taskset.ids()[: subject.tasks]:
             env.reset(seed=1, options={"task": task})
             paid = sum(float(env.step(a)[1]) for a in subject.actions(env) if env.episode.stop_reason is None)
-            settled = sum(t.value for t in settle(env.reward, env.episode))
+            settled = sum(t.value for t in _settled(env))
             need(abs(paid - settled) < 1e-9, f"{name}: step paid {paid}, the terms say {settled} on {task}")
     return ", ".join(env.rewards)
+
+
+def _settled(env: AgentEnv) -> list[Term]:
+    """The terms that ``step`` should have paid, from the finished record alone."""
+    if isinstance(env.reward, Spec):
+        return [t for t in settle(env.reward, [env.episode])[0] if t.known_at is not None]
+    return [t for turn in range(len(env.episode.turns)) for t in env.reward.at(env.episode, turn)]
 
 
 CHECKS: dict[str, Callable[[Subject], str]] = {

@@ -11,7 +11,8 @@ from rich.table import Table
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
 from agentgym.errors import UnknownName
-from agentgym.registry import EnvSpec, installed, load, make, spec, specs
+from agentgym.methods import known_methods
+from agentgym.registry import EnvSpec, make, spec, specs
 
 
 class ListConfig(Struct, forbid_unknown_fields=True):
@@ -73,7 +74,7 @@ def info(config: InfoConfig, screen: Screen) -> Answer:
 
 
 def methods(config: MethodsConfig, screen: Screen) -> Answer:
-    rows = sorted((m for name in installed("methods") for m in load("methods", name)()), key=lambda m: m["id"])
+    rows = known_methods()
     if config.kind:
         kinds = {m["kind"] for m in rows}
         if config.kind not in kinds:

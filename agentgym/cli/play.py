@@ -14,7 +14,7 @@ from agentgym.cli.screen import Screen
 from agentgym.core import Policy
 from agentgym.episode import Episode
 from agentgym.errors import UnknownName
-from agentgym.evaluation.run import Plan, Result, evaluate, late_sources, provenance, stores
+from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, stores
 from agentgym.policies import resolve
 from agentgym.registry import spec
 from agentgym.rollout import Job, Rollout
@@ -74,7 +74,7 @@ def play(config: PlayConfig, screen: Screen) -> Answer:
 
     async def one() -> Episode:
         with stores(Path(config.out) if config.out else None) as keep:
-            rollout = Rollout(make=plan.environment, policy=policy, late=late_sources(env), keep=keep, provenance=provenance())
+            rollout = Rollout(make=plan.environment, policy=policy, late=settler_of(env), keep=keep, provenance=provenance())
             return (await rollout.run([Job(task, seed=config.seed)]))[0]
 
     episode = anyio.run(one)
@@ -118,6 +118,7 @@ def _table(result: Result) -> Table:
     table.caption = f"95% intervals ({result.success.method}); {result.turns_mean:.1f} turns; {result.wall_s:.1f} s" + (
         f"; in {result.out}" if result.out else ""
     )
+    table.caption += "".join(f"\n{note}" for note in result.notes)
     table.caption_justify = "left"
     return table
 

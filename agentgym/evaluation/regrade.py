@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from agentgym.core import AgentEnv, EpisodeView, grade, judge
+from agentgym.core import AgentEnv, EpisodeView, Reward, Term
 from agentgym.episode import ArtefactStore, Episode, read_episodes
 from agentgym.errors import AgentGymError, Fault, RecordError
+from agentgym.grading import grade, grade_turn
 from agentgym.registry import make
-from agentgym.rewards.spec import settle
+from agentgym.rewards.spec import Spec, settle
 
 
 class Verified(Struct):
@@ -64,7 +68,9 @@ def verify(folder: Path) -> Verified:
     """Derive every verdict and term again from the record and the artefacts alone."""
     environments, artefacts = _Environments(), ArtefactStore(folder / "artefacts")
     result = Verified(0, 0, [], [])
-    for episode in episodes_of(folder):
+    episodes = episodes_of(folder)
+    terms = _terms_again(environments, [e for e in episodes if e.status == "valid"])
+    for episode in episodes:
         result.episodes += 1
         if episode.status != "valid":
             result.unverifiable.append({"episode": episode.id, "why": f"invalid: {episode.fault}"})
@@ -75,32 +81,64 @@ def verify(folder: Path) -> Verified:
             why = str(error)
         if why and not episode.artefacts:
             result.unverifiable.append({"episode": episode.id, "why": f"its artefacts were not kept ({why})"})
-        elif why:
+        elif why := why or ("" if _alike(terms[id(episode)], episode.terms) else "the terms come out differently"):
             result.mismatched.append({"episode": episode.id, "why": why})
         else:
             result.reproduced += 1
-        if any(t.known_at is None for t in episode.terms):
-            result.unverifiable.append({"episode": episode.id, "why": "has terms of a stateful source"})
+        if late := _late_names(episode):
+            result.unverifiable.append({"episode": episode.id, "why": f"verdicts of {', '.join(late)} come from a source with a state"})
     return result
 
 
+def _terms_again(environments: _Environments, episodes: Sequence[Episode]) -> dict[int, list[Term]]:
+    """The terms of all episodes, settled again with their groups."""
+    again: dict[int, list[Term]] = {}
+    by_reward: dict[str, list[Episode]] = defaultdict(list)
+    for episode in episodes:
+        by_reward[f"{episode.env}|{episode.reward}|{episode.split}"].append(episode)
+    for each in by_reward.values():
+        try:
+            reward = environments.of(each[0]).reward
+        except AgentGymError:
+            continue
+        settled = settle(reward, each) if isinstance(reward, Spec) else [_step_by_step(reward, e) for e in each]
+        again |= {id(e): terms for e, terms in zip(each, settled, strict=True)}
+    return again
+
+
+def _step_by_step(reward: Reward, episode: Episode) -> list[Term]:
+    return [term for turn in range(len(episode.turns)) for term in reward.at(episode, turn)]
+
+
+def _alike(these: Sequence[Term], those: Sequence[Term]) -> bool:
+    """Equal but for the rounding of sums."""
+    return len(these) == len(those) and all(
+        (a.source, a.place, a.known_at) == (b.source, b.place, b.known_at) and math.isclose(a.value, b.value, rel_tol=1e-9, abs_tol=1e-12)
+        for a, b in zip(these, those, strict=True)
+    )
+
+
+def _late_names(episode: Episode) -> list[str]:
+    """Names of the verdicts in a record that come from sources with a state."""
+    return sorted({*episode.late, *(name for turn in episode.turns for name in turn.late)})
+
+
 def _why_different(env: AgentEnv, episode: Episode, artefacts: ArtefactStore) -> str:
-    """Empty if the record's verdicts and terms come out again."""
+    """Empty if the record's verdicts come out again."""
     task = env.taskset.get(episode.task)
     if task.digest != episode.task_digest:
         return "the task has changed"
     data = {name: artefacts.get(digest) for name, digest in episode.artefacts.items()}
-    if grade(env.verifiers, EpisodeView(task, episode, data)) != episode.verdicts:
+    bare = msgspec.structs.replace(episode, turns=[msgspec.structs.replace(t, late={}) for t in episode.turns], late={})
+    if grade(env.verifiers, EpisodeView(task, bare, data)) != episode.verdicts:
         return "an outcome verdict comes out differently"
-    again = Episode(**{**{f: getattr(episode, f) for f in episode.__struct_fields__}, "turns": [], "stop_reason": None})
-    for number, turn in enumerate(episode.turns):
+    again = msgspec.structs.replace(episode, turns=[], stop_reason=None, verdicts={})
+    for number, turn in enumerate(bare.turns):
         again.turns.append(turn)
-        view = EpisodeView(task, again)
-        if {n: judge(v, view) for n, v in env.verifiers.items() if v.level == "step"} != turn.verdicts:
+        turn.verdicts = grade_turn(env.verifiers, EpisodeView(task, again))
+        if turn.verdicts != episode.turns[number].verdicts:
             return f"a verdict of turn {number} comes out differently"
-    again.stop_reason = episode.stop_reason
-    recorded = [t for t in episode.terms if t.known_at is not None]
-    return "" if settle(env.reward, again) == recorded else "the terms come out differently"
+    return ""
 
 
 def replay(folder: Path) -> Replayed:

@@ -18,8 +18,11 @@ from agentgym.core import AgentEnv, Policy
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.stats import Interval, bootstrap, pass_at, wilson
+from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
-from agentgym.rollout import Job, Keep, LateSource, Rollout
+from agentgym.rewards.settler import Settler
+from agentgym.rewards.spec import Spec, late_names, to_table
+from agentgym.rollout import Job, Keep, Rollout
 
 
 class Result(Struct, kw_only=True):
@@ -42,6 +45,7 @@ class Result(Struct, kw_only=True):
     out: str | None = None
     retries: int = 0
     stop_reasons: dict[str, int] = {}
+    notes: list[str] = []
 
 
 class Plan(Struct, kw_only=True, frozen=True):
@@ -72,12 +76,19 @@ class Plan(Struct, kw_only=True, frozen=True):
         return [Job(ids[i % tasks], i // tasks, self.seed + i, ids[i % tasks]) for i in range(total)]
 
 
-def late_sources(env: AgentEnv) -> dict[str, tuple[LateSource, float]]:
-    """The stateful sources that an environment's reward names, fresh, with their weights."""
-    from agentgym.rewards.spec import Spec, weight_of
-
+def settler_of(env: AgentEnv) -> Settler | None:
+    """The late side of an environment's reward with fresh sources; None where nothing is late."""
     spec = env.reward
-    return {n: (load("verifiers", n)(), weight_of(spec, n)) for n in spec.late} if isinstance(spec, Spec) else {}
+    if not isinstance(spec, Spec) or not spec.late:
+        return None
+    return Settler(spec, {name: load("verifiers", name)() for name in late_names(spec)})
+
+
+def write_reward(env: AgentEnv, out: Path) -> None:
+    """Keep the reward spec of a run: as an expression, as a table, and its digest."""
+    if isinstance(env.reward, Spec):
+        about = {"name": env.reward_name, "expression": str(env.reward), "digest": env.reward.digest, "table": to_table(env.reward)}
+        (out / "reward.toml").write_bytes(msgspec.toml.encode(about))
 
 
 @contextmanager
@@ -110,6 +121,7 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
     tried: list[Episode] = []
     if out is not None:
         _claim(out, plan, policy.name)
+        write_reward(env, out)
         tried = list(read_episodes(out / "episodes.jsonl")) if (out / "episodes.jsonl").exists() else []
         done = {(e.task, e.attempt): e for e in tried if e.status == "valid"}
     todo = [j for j in jobs if j.key not in done]
@@ -120,12 +132,14 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
         if on_episode:
             on_episode(episode, len(done), len(jobs))
 
+    quarantine = Quarantine()
     with stores(out) as keep:
         await Rollout(
             make=plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
-            episode_tokens=plan.episode_tokens, late=late_sources(env), keep=keep, provenance=provenance(), on_episode=tell,
+            episode_tokens=plan.episode_tokens, late=settler_of(env), quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
         ).run(todo)  # fmt: skip
     result = summarise(plan, policy.name, [done[j.key] for j in jobs], len(tried) - len(jobs))
+    result.notes = quarantine.notes()
     result.wall_s, result.out = round(time.perf_counter() - began, 3), str(out) if out else None
     if out is not None:
         (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))

@@ -1,14 +1,36 @@
-"""The reward algebra: sources, transforms, gates and combination, as pure functions of the record."""
+"""The reward algebra: sources, transforms, gates, combination and credit, as pure functions of the record."""
 
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from agentgym.rewards.spec import Spec, delta, gate, late, outcome, potential, settle, step
+from agentgym.rewards.combine import blend, combine, diversity, group, lagrangian, route, win_rate
+from agentgym.rewards.credit import assign, attribute, min_form
+from agentgym.rewards.sources import budget, late, length, outcome, span, step
+from agentgym.rewards.spec import Spec, World, load, settle, to_table
+from agentgym.rewards.transforms import (
+    cap,
+    centre,
+    clip,
+    delta,
+    discretise,
+    flip,
+    gate,
+    normalise,
+    potential,
+    schedule,
+    sigmoid,
+    threshold,
+    trust,
+)  # fmt: skip
 
-__all__ = ["Spec", "delta", "gate", "late", "outcome", "potential", "settle", "step"]
+__all__ = [
+    "Spec", "World", "assign", "attribute", "blend", "budget", "cap", "centre", "clip", "combine", "delta", "discretise", "diversity",
+    "flip", "gate", "group", "lagrangian", "late", "length", "load", "min_form", "normalise", "outcome", "potential", "route", "schedule",
+    "settle", "sigmoid", "span", "step", "threshold", "to_table", "trust", "win_rate",
+]  # fmt: skip
 
 
-def METHODS() -> list[dict[str, Any]]:  # noqa: N802  # an entry point read like a table
-    """The recipes of published methods that are made of reward primitives alone."""
-    return list(tomllib.loads(Path(__file__).with_name("recipes.toml").read_text())["method"])
+def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table
+    """Published methods as rows, and the primitives of theirs that are here."""
+    return tomllib.loads(Path(__file__).with_name("recipes.toml").read_text())

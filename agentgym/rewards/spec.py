@@ -1,208 +1,341 @@
-"""Reward specs. A spec says which terms become known at a turn; ``settle`` asks it for every turn.
+"""Reward specs: expressions over verdicts, evaluated on arrays. A spec is data: it prints, parses, hashes and is stored.
 
-``step`` pays what is known at each turn, so the sum of step rewards equals the sum of settled terms by construction. A
-gated term keeps its place (its turn) but is known at the end. Terms of an invalid verdict do not exist; a tampered one
-scores the floor.
+The same evaluation serves ``step`` (what becomes known at a turn) and ``settle`` (everything), so the sum of step rewards
+equals the sum of the settled terms. What needs a group, a model or the state of a run is *late*: the rollout settles it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ast
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+import msgspec
+import numpy as np
 from msgspec import Struct
 
-from agentgym.core import Reward
 from agentgym.episode import Episode
-from agentgym.verdict import EPISODE, Place, Term, Verdict
+from agentgym.errors import SpecError, nearest
+from agentgym.rewards.groups import Floats
+from agentgym.rewards.table import Column, Known, Level, Table, to_terms
+from agentgym.verdict import Term
 
-FLOOR = 0.0
+OPS: dict[str, type[Spec]] = {}
+Need = Literal["", "source", "group", "run"]
+ORDER: tuple[Known, ...] = ("turn", "end", "late")
+TURN: tuple[Level, ...] = ("turn",)
+PARTS: tuple[Level, ...] = ("turn", "span", "token")
+WHOLE: tuple[Level, ...] = ("episode", "group")
+ANY: tuple[Level, ...] = (*PARTS, *WHOLE)
+
+
+class World(Struct, frozen=True):
+    """What a spec may name: the levels (``step`` or ``outcome``) of an environment's verdicts, and those of late sources."""
+
+    verdicts: Mapping[str, str]
+    sources: Mapping[str, str] = {}
 
 
 class Spec(Struct, frozen=True):
-    """An expression over verdicts. ``a + b`` joins terms; ``a * w`` scales them; ``str`` prints it back."""
+    """A node of an expression. ``a + b`` joins terms, ``w * a`` scales them; ``str`` prints what ``parse`` reads.
+
+    ``takes`` are the levels its parts may have, ``gives`` its own (None: that of its parts), ``when`` the earliest it is known.
+    ``needs`` says what only a rollout has: a ``source``'s verdict, the whole ``group``, or the numbers of the ``run``.
+    """
+
+    takes: ClassVar[tuple[Level, ...]] = ANY
+    gives: ClassVar[Level | None] = None
+    when: ClassVar[Known] = "turn"
+    needs: ClassVar[Need] = ""
+
+    def __init_subclass__(cls, **config: Any) -> None:
+        if vars(cls).get("__annotations__"):
+            OPS[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()] = cls
+
+    def __post_init__(self) -> None:
+        for name, kind in type(self).__annotations__.items():
+            if kind == "float" and type(value := getattr(self, name)) is int:
+                msgspec.structs.force_setattr(self, name, float(value))
+
+    # What an author of a node writes
+
+    def columns(self, table: Table) -> list[Column]:
+        """The terms of every episode of the table."""
+        raise NotImplementedError
+
+    def tune(self, table: Table, dials: Mapping[str, float]) -> dict[str, float]:
+        """New values of the numbers of the run that this node learns from a batch; pure."""
+        return {}
+
+    def check(self, world: World, path: str) -> Level | None:
+        """The level of what this node gives, None if it mixes several. Raises ``SpecError`` if its parts do not fit."""
+        levels = {p: part.check(world, p) for p, part in self.children(path)}
+        for where, level in levels.items():
+            if level is None or level not in self.takes:
+                raise SpecError(where, f"{self.op}() takes terms of level {' or '.join(self.takes)}, not {level or 'several levels at once'}")
+        if self.gives is None and len(set(levels.values())) > 1:
+            raise SpecError(path, f"{self.op}() mixes the levels {', '.join(sorted(str(v) for v in set(levels.values())))}")
+        return self.gives or next(iter(levels.values()), None)
+
+    # What every node has
 
     @property
-    def late(self) -> tuple[str, ...]:
-        """Sources that only a rollout can settle."""
-        return ()
+    def op(self) -> str:
+        """Its name in an expression and in a table."""
+        return next(name for name, cls in OPS.items() if cls is type(self))
+
+    def children(self, path: str = "reward") -> Iterator[tuple[str, Spec]]:
+        """The specs it is made of, each with its path."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, Spec):
+                yield f"{path}.{name}", value
+            elif isinstance(value, tuple) and value and isinstance(value[0], Spec):
+                yield from ((f"{path}.{name}[{i}]", part) for i, part in enumerate(value))
+            elif isinstance(value, dict):
+                yield from ((f"{path}.{name}.{key}", part) for key, part in value.items())
+
+    def nodes(self) -> Iterator[Spec]:
+        """This node and all below it."""
+        yield self
+        for _, part in self.children():
+            yield from part.nodes()
+
+    @property
+    def known(self) -> Known:
+        """When all its terms can be known."""
+        if self.needs:
+            return "late"
+        return ORDER[max(ORDER.index(self.when), *(ORDER.index(part.known) for _, part in self.children()), 0)]
+
+    @property
+    def late(self) -> bool:
+        """Whether some of it is left to the rollout."""
+        return self.known == "late"
+
+    @property
+    def digest(self) -> str:
+        """A short content address: equal for equal specs, however they were written."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:16]
 
     def at(self, episode: Episode, turn: int) -> list[Term]:
         """The terms that become known at ``turn``, from the record up to it."""
-        raise NotImplementedError
+        over = episode.stop_reason is not None and turn == len(episode.turns) - 1
+        due = [p for p in parts_of(self) if ORDER.index(p.first) <= over]
+        if not due:
+            return []
+        table = Table([episode], turn + 1)
+        columns = [c for part in due for c in part.columns(table)]
+        return [t for t in to_terms(columns, table)[0] if t.known_at == turn]
+
+    @property
+    def first(self) -> Known:
+        """When the first of its terms can be known."""
+        return self.known
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __str__(self) -> str:
+        shown: list[str] = []
+        for i, field in enumerate(msgspec.structs.fields(self)):
+            value = getattr(self, field.name)
+            if i == 0:
+                shown.append(_print(value))
+            elif field.required or value != field.default:
+                shown.append(f"{field.name}={_print(value)}")
+        return f"{self.op}({', '.join(shown)})"
 
     def __add__(self, other: Spec) -> Spec:
-        return Sum((*_parts(self), *_parts(other)))
+        return OPS["sum"]((*parts_of(self), *parts_of(other)))
+
+    def __sub__(self, other: Spec) -> Spec:
+        return self + -other
+
+    def __neg__(self) -> Spec:
+        return self * -1.0
 
     def __mul__(self, weight: float) -> Spec:
-        return Scaled(self, weight)
+        return OPS["scale"](self, float(weight))
 
     __rmul__ = __mul__
 
 
-def settle(spec: Reward, episode: Episode) -> list[Term]:
-    """All terms of a record, in the order in which they became known."""
-    return [term for turn in range(len(episode.turns)) for term in spec.at(episode, turn)]
+def parts_of(spec: Spec) -> tuple[Spec, ...]:
+    """The summands of a sum, else the spec itself."""
+    parts: tuple[Spec, ...] = getattr(spec, "parts", ()) if spec.op == "sum" else (spec,)
+    return parts
 
 
-def _parts(spec: Spec) -> tuple[Spec, ...]:
-    return spec.parts if isinstance(spec, Sum) else (spec,)
+def _print(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_print, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_print(v)}" for k, v in value.items()) + "}"
+    return str(value) if isinstance(value, Spec) else repr(value)
 
 
-def _ended(episode: Episode, turn: int) -> bool:
-    return episode.stop_reason is not None and turn == len(episode.turns) - 1
+# Evaluation
 
 
-def value_of(verdict: Verdict | None) -> float | None:
-    """A verdict's number for a reward: its value, the floor if tampered, None if there is none or it is invalid."""
-    if verdict is None or verdict.status == "invalid":
-        return None
-    return FLOOR if verdict.status == "tampered" else verdict.value
+def settle(spec: Spec, episodes: Sequence[Episode]) -> list[list[Term]]:
+    """All terms of each record: a pure function of them. The records of a group belong together in one call."""
+    table = Table(episodes)
+    return to_terms(spec.columns(table), table)
 
 
-class Step(Spec, frozen=True):
-    """The value of a step verdict, at its turn."""
-
-    name: str
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        value = value_of(episode.turns[turn].verdicts.get(self.name))
-        return [] if value is None else [Term(self.name, value, Place("turn", turn), turn)]
-
-    def __str__(self) -> str:
-        return f"step({self.name!r})"
+def late_names(spec: Spec) -> list[str]:
+    """The names of the sources that a spec leaves to the rollout."""
+    return sorted({str(getattr(n, "name")) for n in spec.nodes() if n.needs == "source"})  # noqa: B009  # a Late has a name
 
 
-class Outcome(Spec, frozen=True):
-    """The value of an outcome verdict, of the whole episode, known at its end."""
-
-    name: str
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        value = value_of(episode.verdicts.get(self.name)) if _ended(episode, turn) else None
-        return [] if value is None else [Term(self.name, value, EPISODE, turn)]
-
-    def __str__(self) -> str:
-        return f"outcome({self.name!r})"
+def merged(columns: Sequence[Column], table: Table) -> Column:
+    """Columns as one, their sum at each place; missing where any is missing."""
+    if len(columns) == 1:
+        return columns[0]
+    if not columns:
+        return Column("nothing", "turn", "turn", np.full((len(table.episodes), table.width), np.nan))
+    known = max((c.known for c in columns), key=ORDER.index)
+    return Column("+".join(c.source for c in columns), columns[0].level, known, np.sum([c.value_ET for c in columns], axis=0))
 
 
-class Delta(Spec, frozen=True):
-    """Change of a step verdict's value since the turn before (0 before the first): any sum telescopes."""
-
-    name: str
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        before, now = _level(episode, self.name, turn - 1), _level(episode, self.name, turn)
-        return [Term(f"delta:{self.name}", now - before, Place("turn", turn), turn)] if now != before else []
-
-    def __str__(self) -> str:
-        return f"delta({self.name!r})"
+def latest(*known: Known) -> Known:
+    """The last of several times of knowing."""
+    return max(known, key=ORDER.index)
 
 
-class Potential(Spec, frozen=True):
-    """Shaping γΦ(s') − Φ(s) with Φ the level of a step verdict, 0 at the start and at every end: the best policy is unchanged.
+def per_episode(columns: Sequence[Column]) -> Floats:
+    """``[E]``: the sum of all terms of each episode; NaN where there is none."""
+    there_E = np.zeros(len(columns[0].value_ET), dtype=bool)
+    total_E = np.zeros(len(there_E))
+    for column in columns:
+        there_E |= ~np.isnan(column.value_ET).all(axis=1)
+        total_E += np.nansum(column.value_ET, axis=1)
+    return np.where(there_E, total_E, np.nan)
 
-    Source: Ng, Harada and Russell, "Policy Invariance Under Reward Transformations".
+
+# From text and tables
+
+
+def load(source: str | Mapping[str, Any] | Spec, world: World | None = None) -> Spec:
+    """A spec from a Python expression, a TOML table ``{op = "gate", …}``, or a file of one; checked against ``world`` if there is one.
+
+    Raises:
+        SpecError: unknown primitive, wrong argument, unknown verdict, mixed levels, a gate on itself; with the path in the spec.
     """
-
-    name: str
-    gamma: float = 1.0
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        now = 0.0 if _ended(episode, turn) else _level(episode, self.name, turn)
-        value = self.gamma * now - _level(episode, self.name, turn - 1)
-        return [Term(f"potential:{self.name}", value, Place("turn", turn), turn)] if value else []
-
-    def __str__(self) -> str:
-        return f"potential({self.name!r}, gamma={self.gamma})"
+    if isinstance(source, str) and source.endswith(".toml"):
+        source = _from_file(source)
+    spec = source if isinstance(source, Spec) else _parse(source) if isinstance(source, str) else _build(source, "reward")
+    if world is not None:
+        spec.check(world, "reward")
+    return spec
 
 
-class Gate(Spec, frozen=True):
-    """Terms that count only if an outcome passes: they keep their places and are known at the end.
-
-    Source: "Stabilizing Long-term Multi-turn Reinforcement Learning with Gated Rewards"; the comparison (>=) and the
-    threshold are parameters of ours, since the paper's numbers are not public.
-    """
-
-    terms: Spec
-    by: str
-    threshold: float = 1.0
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        if not _ended(episode, turn):
-            return []
-        value = value_of(episode.verdicts.get(self.by))
-        if value is None or value < self.threshold:
-            return []
-        inner = (t for each in range(turn + 1) for t in self.terms.at(episode, each))
-        return [Term(f"gated:{t.source}", t.value, t.place, turn) for t in inner]
-
-    def __str__(self) -> str:
-        return f"gate({self.terms}, by={self.by!r}, threshold={self.threshold})"
+def _from_file(path: str) -> Mapping[str, Any]:
+    """The table of a TOML file: a run's ``reward.toml`` (its key ``table``), or a spec by itself."""
+    try:
+        found = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SpecError("reward", f"cannot read {path}: {error}") from None
+    return found.get("table", found)  # type: ignore[no-any-return]  # checked by _build
 
 
-class Late(Spec, frozen=True):
-    """A source that has state or a model (novelty, judges): never in ``step``'s reward, settled by the rollout."""
-
-    name: str
-    weight: float = 1.0
-
-    @property
-    def late(self) -> tuple[str, ...]:
-        return (self.name,)
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        return []
-
-    def __str__(self) -> str:
-        return f"late({self.name!r}, weight={self.weight})"
+def to_table(spec: Spec) -> dict[str, Any]:
+    """The spec as a TOML table; ``load`` reads it back."""
+    fields = {f.name: (getattr(spec, f.name), f) for f in msgspec.structs.fields(spec)}
+    given = {k: v for k, (v, f) in fields.items() if f.required or v != f.default}
+    return {"op": spec.op, **{k: _plain(v) for k, v in given.items()}}
 
 
-class Scaled(Spec, frozen=True):
-    """Every term times a weight."""
-
-    terms: Spec
-    weight: float
-
-    @property
-    def late(self) -> tuple[str, ...]:
-        return self.terms.late
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        return [Term(t.source, t.value * self.weight, t.place, t.known_at) for t in self.terms.at(episode, turn)]
-
-    def __str__(self) -> str:
-        return f"{self.weight} * ({self.terms})"
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return to_table(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-class Sum(Spec, frozen=True):
-    """All terms of all parts."""
+def _build(table: Mapping[str, Any], path: str) -> Spec:
+    """A node from a table, its parts first."""
+    op = table.get("op")
+    if op not in OPS:
+        raise SpecError(path, f"unknown primitive {op!r}{nearest(str(op), OPS)}")
+    cls = OPS[str(op)]
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key == "op":
+            continue
+        if key not in cls.__struct_fields__:
+            raise SpecError(path, f"{op}() has no {key!r}{nearest(key, cls.__struct_fields__)}")
+        values[key] = _value(value, hints[key], f"{path}.{key}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise SpecError(path, f"{op}(): {str(error).lower()}") from None
 
-    parts: tuple[Spec, ...]
 
-    @property
-    def late(self) -> tuple[str, ...]:
-        return tuple(name for part in self.parts for name in part.late)
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        return [term for part in self.parts for term in part.at(episode, turn)]
-
-    def __str__(self) -> str:
-        return " + ".join(map(str, self.parts))
-
-
-def _level(episode: Episode, name: str, turn: int) -> float:
-    """The value of a step verdict at or before ``turn``: 0 before there is one."""
-    for each in range(turn, -1, -1):
-        value = value_of(episode.turns[each].verdicts.get(name))
-        if value is not None:
+def _value(value: Any, hint: Any, path: str) -> Any:
+    """An argument of the type a field wants."""
+    if hint in (Spec, Spec | None):
+        if isinstance(value, Spec):
             return value
-    return 0.0
+        if not isinstance(value, Mapping):
+            raise SpecError(path, f"wants a spec such as outcome('task'), not {value!r:.60}")
+        return _build(value, path)
+    if get_origin(hint) is tuple and get_args(hint)[0] is Spec and isinstance(value, (list, tuple)):
+        return tuple(_value(v, Spec, f"{path}[{i}]") for i, v in enumerate(value))
+    if get_origin(hint) is dict and isinstance(value, Mapping):
+        return {k: _value(v, Spec, f"{path}.{k}") for k, v in value.items()}
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        raise SpecError(path, str(error)[0].lower() + str(error)[1:]) from None
 
 
-def weight_of(spec: Spec, name: str) -> float:
-    """The weight a spec gives to a late source."""
-    parts: Iterable[Spec] = _parts(spec)
-    return sum(p.weight for p in parts if isinstance(p, Late) and p.name == name)
+def _parse(text: str) -> Spec:
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SpecError("reward", f"not an expression: {getattr(error, 'msg', error)}") from None
+    found = _read(tree, "reward")
+    if not isinstance(found, Spec):
+        raise SpecError("reward", f"not a spec but {found!r:.60}; write for example outcome('task') + 0.1 * step('progress')")
+    return found
 
 
-step, outcome, delta, potential, gate, late = Step, Outcome, Delta, Potential, Gate, Late
+def _read(node: ast.expr, path: str) -> Any:
+    """The value of a syntax tree: names of primitives called, ``+ - *``, literals; nothing else."""
+    match node:
+        case ast.Constant(value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return -_read(inner, path)
+        case ast.Tuple(elts) | ast.List(elts):
+            return tuple(_read(e, f"{path}[{i}]") for i, e in enumerate(elts))
+        case ast.Dict(keys, values) if all(isinstance(k, ast.Constant) for k in keys):
+            return {k.value: _read(v, f"{path}.{k.value!s}") for k, v in zip(keys, values, strict=True) if isinstance(k, ast.Constant)}
+        case ast.BinOp(left, ast.Add() | ast.Sub() | ast.Mult() as sign, right):
+            return _combine(_read(left, path), sign, _read(right, path), path)
+        case ast.Call(ast.Name(op), args, keywords) if op in OPS:
+            names = OPS[op].__struct_fields__
+            if len(args) > len(names):
+                raise SpecError(path, f"{op}() takes at most {len(names)} arguments")
+            given = dict(zip(names, (_read(a, f"{path}.{n}") for a, n in zip(args, names, strict=False)), strict=False))
+            return _build({"op": op, **given, **{str(k.arg): _read(k.value, f"{path}.{k.arg}") for k in keywords}}, path)
+        case ast.Call(ast.Name(op)):
+            raise SpecError(path, f"unknown primitive {op!r}{nearest(op, OPS)}")
+    raise SpecError(path, f"{ast.unparse(node)[:60]!r} is no part of a spec")
+
+
+def _combine(left: Any, sign: ast.operator, right: Any, path: str) -> Any:
+    try:
+        if isinstance(sign, ast.Mult):
+            return left * right
+        return left + right if isinstance(sign, ast.Add) else left - right
+    except TypeError:
+        raise SpecError(path, f"{left!s:.40} and {right!s:.40} cannot be joined") from None

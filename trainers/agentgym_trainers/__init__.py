@@ -26,6 +26,6 @@ def hf_policy(argument: str, **settings: Any) -> Any:
     return load_engine(argument, **settings)
 
 
-def METHODS() -> list[dict[str, Any]]:  # noqa: N802  # an entry point read like a table
-    """The recipes of published methods that trainers add."""
-    return list(tomllib.loads(Path(__file__).with_name("recipes.toml").read_text())["method"])
+def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table
+    """The primitives of published methods that the trainers have."""
+    return tomllib.loads(Path(__file__).with_name("recipes.toml").read_text())

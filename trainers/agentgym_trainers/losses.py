@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor
 
 from agentgym.errors import UnknownName
+from agentgym.rewards import groups
+from agentgym.rewards.groups import Floats, Ints
 from agentgym_trainers.streams import Batch, weights
 
 
@@ -29,40 +32,22 @@ class Recipe(Struct, frozen=True):
 GRPO = Recipe("grpo", "clipped", "sequence", "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models")
 
 
-def _centred(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Reward minus its group's mean, and the group's unbiased standard deviation, over valid entries."""
-    out, spread = torch.zeros_like(rewards_B), torch.ones_like(rewards_B)
-    for g in torch.unique(group_B).tolist():
-        members = (group_B == g) & ~rewards_B.isnan()
-        if members.sum() >= 2:
-            out[members] = rewards_B[members] - rewards_B[members].mean()
-            spread[members] = rewards_B[members].std()
-    return out, spread
-
-
-def _grpo(rewards_B: Tensor, group_B: Tensor, epsilon: float = 1e-6) -> Tensor:
+def _grpo(rewards_B: Floats, group_B: Ints, epsilon: float = 1e-6) -> Floats:
     """(R − mean) / (std + ε), std unbiased."""
-    centred, spread = _centred(rewards_B, group_B)
-    return centred / (spread + epsilon)
+    return _dr_grpo(rewards_B, group_B) / (groups.std(rewards_B, group_B) + epsilon)
 
 
-def _dr_grpo(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+def _dr_grpo(rewards_B: Floats, group_B: Ints) -> Floats:
     """R − mean. Source: "Understanding R1-Zero-Like Training: A Critical Perspective"."""
-    return _centred(rewards_B, group_B)[0]
+    return rewards_B - groups.mean(rewards_B, group_B)
 
 
-def _rloo(rewards_B: Tensor, group_B: Tensor) -> Tensor:
-    """R − mean of the others = n/(n−1) · (R − mean). Source: "Back to Basics: Revisiting REINFORCE Style Optimization"."""
-    centred = _centred(rewards_B, group_B)[0]
-    for g in torch.unique(group_B).tolist():
-        members = (group_B == g) & ~rewards_B.isnan()
-        n = int(members.sum())
-        if n >= 2:
-            centred[members] *= n / (n - 1)
-    return centred
+def _rloo(rewards_B: Floats, group_B: Ints) -> Floats:
+    """R − mean of the others. Source: "Back to Basics: Revisiting REINFORCE Style Optimization"."""
+    return rewards_B - groups.others(rewards_B, group_B)
 
 
-ADVANTAGES: dict[str, Callable[..., Tensor]] = {"grpo": _grpo, "dr_grpo": _dr_grpo, "rloo": _rloo}
+ADVANTAGES: dict[str, Callable[..., Floats]] = {"grpo": _grpo, "dr_grpo": _dr_grpo, "rloo": _rloo}
 
 
 def advantages(name: str, rewards_B: Tensor, group_B: Tensor, **options: Any) -> Tensor:
@@ -72,7 +57,10 @@ def advantages(name: str, rewards_B: Tensor, group_B: Tensor, **options: Any) ->
     """
     if name not in ADVANTAGES:
         raise UnknownName("advantage", name, ADVANTAGES)
-    return ADVANTAGES[name](rewards_B, group_B, **options)
+    x_B, g_B = rewards_B.detach().cpu().double().numpy(), group_B.cpu().numpy()
+    out_B = ADVANTAGES[name](x_B, g_B, **options)
+    out_B = np.where((groups.count(x_B, g_B) < 2) | np.isnan(out_B), 0.0, out_B)
+    return torch.from_numpy(out_B).to(rewards_B)
 
 
 def _clipped(logp_N: Tensor, batch: Batch, *, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:

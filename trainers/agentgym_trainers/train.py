@@ -20,10 +20,12 @@ from transformers import PreTrainedModel
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
-from agentgym.evaluation.run import Plan, Result, evaluate, late_sources, provenance
+from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, write_reward
 from agentgym.evaluation.stats import Interval
+from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
-from agentgym.rollout import Job, Keep, LateSource, Rollout
+from agentgym.rewards.settler import Settler
+from agentgym.rollout import Job, Keep, Rollout
 from agentgym_trainers import checkpoint
 from agentgym_trainers.config import Common, SftConfig, TrainConfig
 from agentgym_trainers.engine import TransformersEngine
@@ -80,7 +82,8 @@ class Run:
     tokens_trained: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
     before: Measured | None = None
-    late: dict[str, tuple[LateSource, float]] = field(default_factory=dict)
+    late: Settler | None = None
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -114,6 +117,7 @@ def open_run(config: Common, start: Path | None = None) -> Run:
     out.mkdir(parents=True, exist_ok=True)
     if start is None:
         (out / "config.toml").write_bytes(msgspec.toml.encode({k: v for k, v in msgspec.to_builtins(config).items() if v is not None}))
+        write_reward(env, out)
     temperature = config.temperature if isinstance(config, TrainConfig) else 1.0
     engine = TransformersEngine(model, renderer, name=f"hf:{config.model}", temperature=temperature, max_tokens=config.max_tokens, context=config.context)
     lr = config.lr if isinstance(config, TrainConfig) else config.warm_lr
@@ -212,7 +216,7 @@ async def collect(run: Run, config: TrainConfig, keep: Keep) -> list[Episode]:
     run.engine.renew(str(run.step))
     return await Rollout(
         make=lambda: make(config.env, split=config.split, reward=config.reward, **config.option), policy=run.engine,
-        concurrency=len(jobs), max_tokens=config.max_tokens, late=run.late, keep=keep, provenance=provenance(),
+        concurrency=len(jobs), max_tokens=config.max_tokens, late=run.late, quarantine=run.quarantine, keep=keep, provenance=provenance(),
     ).run(jobs)  # fmt: skip
 
 
@@ -222,7 +226,7 @@ def learn(run: Run, config: TrainConfig, recipe: Recipe, episodes: list[Episode]
     reward_B = torch.tensor([e.total if valid(e) else float("nan") for e in episodes], dtype=torch.float64)
     group_B = torch.tensor([groups[e.group] for e in episodes])
     advantage_B = advantages(recipe.advantage, reward_B, group_B).tolist()
-    used = [(e, a) for e, a in zip(episodes, advantage_B, strict=True) if a != 0.0]
+    used = [(e, a) for e, a in zip(episodes, advantage_B, strict=True) if abs(a) > 1e-9]
     row = {
         "reward": float(reward_B.nanmean()), "success": sum(e.success for e in episodes) / max(1, sum(e.status == "valid" for e in episodes)),
         "invalid": sum(e.status != "valid" for e in episodes) / len(episodes),
@@ -270,7 +274,7 @@ async def _train(config: TrainConfig, log: Log) -> TrainResult:
         if found is None:
             raise UsageError(f"{config.out} has no checkpoint yet; delete it and start again")
     run = open_run(config, found[1] if found else None)
-    run.late = late_sources(run.env)
+    run.late = settler_of(run.env)
     run.before = await _begin(run, found, log)
     reference = load_model(str(checkpoint.folder_of(run.out, 0)))[0].eval() if config.kl else None
     after = await _steps(run, config, recipe, reference, log) or await measure(run, log)
@@ -293,8 +297,8 @@ async def _begin(run: Run, found: tuple[int, Path] | None, log: Log) -> Measured
     if found is not None:
         extra = checkpoint.restore(found[1], run.model, run.optimizer)
         run.step, run.tokens_trained, run.engine.generated, run.notes = found[0], extra["trained"], extra["generated"], extra["notes"]
-        for name, (source, _) in run.late.items():
-            source.load_state(extra["late"][name])
+        if run.late is not None:
+            run.late.load_state(bytes(extra["late"].tolist()))
         _forget_after(run.out, run.step)
         return msgspec.convert(extra["before"], Measured)
     warm(run, log)
@@ -306,7 +310,7 @@ async def _begin(run: Run, found: tuple[int, Path] | None, log: Log) -> Measured
 def _save(run: Run) -> None:
     extra = {
         "trained": run.tokens_trained, "generated": run.engine.generated, "notes": run.notes,
-        "before": msgspec.to_builtins(run.before), "late": {n: s.state() for n, (s, _) in run.late.items()},
+        "before": msgspec.to_builtins(run.before), "late": torch.tensor(list(run.late.state() if run.late else b""), dtype=torch.uint8),
     }  # fmt: skip
     checkpoint.save(run.out, run.step, run.model, run.renderer.tokenizer, run.optimizer, extra)
 
@@ -342,6 +346,8 @@ async def _steps(run: Run, config: TrainConfig, recipe: Recipe, reference: PreTr
             sampled = time.perf_counter()
             row = learn(run, config, recipe, episodes, reference)
             run.step += 1
+            if run.late is not None:
+                row |= {f"dial:{k}": v for k, v in run.late.advance(run.step, episodes).items() if k != "step"}
             row |= {"sample_s": sampled - started, "learn_s": time.perf_counter() - sampled, "tokens": run.engine.generated}
             log("train", {"step": run.step, "of": config.steps, **row})
             run.metrics({"phase": "train", "step": run.step, **row})

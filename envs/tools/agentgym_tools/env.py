@@ -20,7 +20,7 @@ SYSTEM = "You work at an office desk through tools."
 ENDS = {"finish": StopReason.DONE, "answer": StopReason.SUBMITTED, "refuse": StopReason.REFUSED}
 
 _call_terms = 0.02 * (step("form") + step("tool") + step("names") + step("values"))
-_steps = _call_terms + 0.2 * delta("progress")
+_steps = _call_terms + 0.2 * delta(step("progress"))
 
 
 class DeskEnv(AgentEnv):
@@ -40,9 +40,9 @@ class DeskEnv(AgentEnv):
     rewards: ClassVar[Mapping[str, Reward]] = {
         "outcome": outcome("task"),
         "stepwise": outcome("task") + _steps,
-        "gated": outcome("task") + gate(_steps, by="task"),
-        "potential": outcome("task") + potential("progress"),
-        "intrinsic": outcome("task") + late("novelty", weight=0.05),
+        "gated": outcome("task") + gate(_steps, by=outcome("task")),
+        "potential": outcome("task") + potential(step("progress")),
+        "intrinsic": outcome("task") + 0.05 * late("novelty"),
     }
 
     def __init__(self, *, templates: str | Iterable[str] = (), levels: int | Iterable[int] = (), **base: Any) -> None:

@@ -1,0 +1,93 @@
+"""What the rollout settles after an episode: verdicts of stateful sources, terms that need a group, numbers of the run.
+
+The record keeps what was used (verdicts of sources, dials), so that ``settle`` stays a pure function of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from agentgym.core import Policy
+from agentgym.episode import Episode
+from agentgym.rewards.spec import Spec, settle
+from agentgym.rewards.table import Table
+from agentgym.verdict import Verdict
+
+Scope = Literal["episode", "group", "batch"]
+
+
+class Source(Protocol):
+    """Gives verdicts that need more than one record: state (novelty), a model (a judge), other episodes (a vote).
+
+    ``level``: a verdict for each turn (``step``) or one for the episode (``outcome``). ``scope``: how much it must see at once.
+    """
+
+    @property
+    def level(self) -> Literal["step", "outcome"]: ...
+
+    @property
+    def scope(self) -> Scope: ...
+
+    async def judge(self, episodes: Sequence[Episode], policy: Policy) -> list[list[Verdict]]:
+        """For each valid episode, in order, its verdicts: one per turn, or a single one."""
+        ...
+
+    def state(self) -> bytes:
+        """What a checkpoint keeps."""
+        ...
+
+    def load_state(self, state: bytes, /) -> None: ...
+
+
+class Settler:
+    """The late side of a spec, and its state: sources by name, and the dials (training step, multipliers, running means)."""
+
+    def __init__(self, spec: Spec, sources: Mapping[str, Source]) -> None:
+        self.spec, self.sources = spec, dict(sources)
+        self.dials: dict[str, float] = {"step": 0.0}
+        self.needs = {n.needs for n in spec.nodes()}
+
+    @property
+    def scope(self) -> Scope:
+        """What must be complete before anything can be settled."""
+        wide: tuple[Scope, ...] = ("episode", "group", "batch")
+        found = [wide.index(s.scope) for s in self.sources.values()]
+        return wide[max([int("group" in self.needs), *found])]
+
+    async def settle(self, episodes: Sequence[Episode], policy: Policy) -> None:
+        """Write the sources' verdicts, the dials and all terms into the records; invalid ones get none."""
+        valid = [e for e in episodes if e.status == "valid"]
+        for name, source in self.sources.items():
+            for episode, verdicts in zip(valid, await source.judge(valid, policy), strict=True):
+                if source.level == "outcome":
+                    episode.late[name] = verdicts[0]
+                else:
+                    for turn, verdict in zip(episode.turns, verdicts, strict=True):
+                        turn.late[name] = verdict
+        for episode in valid:
+            episode.dials = dict(self.dials) if "run" in self.needs else {}
+        for episode, terms in zip(valid, settle(self.spec, valid), strict=True):
+            episode.terms = terms
+
+    def advance(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Learn from a batch what the run learns (dual ascent, running statistics); return the dials from now on."""
+        table = Table([e for e in episodes if e.status == "valid"])
+        if table.episodes:
+            for node in self.spec.nodes():
+                self.dials |= node.tune(table, self.dials)
+        self.dials["step"] = float(step)
+        return self.dials
+
+    def state(self) -> bytes:
+        """Everything a resumed run needs."""
+        return msgspec.msgpack.encode({"dials": self.dials, "sources": {n: s.state() for n, s in self.sources.items()}})
+
+    def load_state(self, state: bytes) -> None:
+        """Continue from ``state``."""
+        found = msgspec.msgpack.decode(state)
+        self.dials = found["dials"]
+        for name, source in self.sources.items():
+            source.load_state(found["sources"][name])

@@ -1,0 +1,321 @@
+"""What is done to terms one by one: bounded, centred, switched, weighted. Places stay where they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from agentgym.errors import SpecError
+from agentgym.rewards import groups
+from agentgym.rewards.groups import Floats
+from agentgym.rewards.spec import TURN, WHOLE, Need, Spec, World, latest, merged, per_episode
+from agentgym.rewards.table import Column, Known, Level, Table, before, filled
+
+
+def _with(column: Column, source: str, value_ET: Floats, known: Known | None = None) -> Column:
+    return msgspec.structs.replace(column, source=source, value_ET=value_ET, known=known or column.known)
+
+
+class Elementwise(Spec, frozen=True):
+    """A function of the sum of its terms at each place. A missing term makes the result missing."""
+
+    def columns(self, table: Table) -> list[Column]:
+        column = merged(self._terms.columns(table), table)
+        known = "late" if self.needs else latest(column.known, self.when)
+        return [_with(column, f"{self.op}:{column.source}", self.apply(column.value_ET, column, table), known)]
+
+    @property
+    def _terms(self) -> Spec:
+        terms: Spec = getattr(self, "terms")  # noqa: B009  # every child declares it, each with its own other fields
+        return terms
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        """The new values."""
+        raise NotImplementedError
+
+
+class Scale(Spec, frozen=True):
+    """Every term times a weight."""
+
+    terms: Spec
+    weight: float
+
+    def columns(self, table: Table) -> list[Column]:
+        return [_with(c, c.source, c.value_ET * self.weight) for c in self.terms.columns(table)]
+
+    def check(self, world: World, path: str) -> Level | None:
+        return self.terms.check(world, f"{path}.terms")
+
+    @property
+    def first(self) -> Known:
+        return self.terms.first
+
+    def __str__(self) -> str:
+        inner = str(self.terms)
+        return f"{self.weight!r} * {f'({inner})' if self.terms.op == 'sum' else inner}"
+
+
+class Clip(Elementwise, frozen=True):
+    """Each term bounded to [low, high]."""
+
+    terms: Spec
+    low: float = -1.0
+    high: float = 1.0
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        return np.clip(x_ET, self.low, self.high)
+
+
+class Cap(Elementwise, frozen=True):
+    """The accumulated sum bounded by ``most``: a turn pays what it adds to the bounded sum, so more turns cannot pay without end."""
+
+    terms: Spec
+    most: float = 1.0
+    takes: ClassVar[tuple[Level, ...]] = TURN
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        sum_ET = np.minimum(np.cumsum(np.nan_to_num(x_ET), axis=1), self.most)
+        return np.where(np.isnan(x_ET), np.nan, sum_ET - before(sum_ET))
+
+
+class Delta(Elementwise, frozen=True):
+    """Change of a level since the turn before (0 before the first): any sum telescopes to the last level."""
+
+    terms: Spec
+    takes: ClassVar[tuple[Level, ...]] = TURN
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        level_ET = filled(x_ET)
+        return np.where(np.isnan(x_ET), np.nan, level_ET - before(level_ET))
+
+
+class Potential(Elementwise, frozen=True):
+    """Shaping γΦ(s') − Φ(s) with Φ a level, 0 at the start and at every end: the best policy is unchanged.
+
+    Source: Ng, Harada and Russell, "Policy Invariance Under Reward Transformations".
+    """
+
+    terms: Spec
+    gamma: float = 1.0
+    takes: ClassVar[tuple[Level, ...]] = TURN
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        level_ET = filled(x_ET)
+        end_ET = table.over_E[:, None] & (np.arange(table.width)[None] == table.length_E[:, None] - 1)
+        value_ET = self.gamma * np.where(end_ET, 0.0, level_ET) - before(level_ET)
+        return np.where(table.played_ET & table.valid_E[:, None], value_ET, np.nan)
+
+
+class Sigmoid(Elementwise, frozen=True):
+    """σ(x / scale): bounded, fast at first, then saturating. Of ``outcome(r) − outcome(reference)`` it is 1/2 at the reference.
+
+    Source: "Reward Shaping to Mitigate Reward Hacking in RLHF"; the centring by a reference is in the terms.
+    """
+
+    terms: Spec
+    scale: float = 1.0
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        return 0.5 * (1.0 + np.tanh(0.5 * x_ET / self.scale))
+
+
+class Threshold(Elementwise, frozen=True):
+    """1 where the term is at least ``bar``, else 0."""
+
+    terms: Spec
+    bar: float
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        return np.where(np.isnan(x_ET), np.nan, (x_ET >= self.bar).astype(np.float64))
+
+
+class Discretise(Elementwise, frozen=True):
+    """The highest of ``levels`` that is not above the term; the lowest level for what is below them all."""
+
+    terms: Spec
+    levels: tuple[float, ...]
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        steps = np.sort(np.array(self.levels, dtype=np.float64))
+        at_ET = np.clip(np.searchsorted(steps, np.nan_to_num(x_ET), side="right") - 1, 0, None)
+        return np.where(np.isnan(x_ET), np.nan, steps[at_ET])
+
+
+class Flip(Elementwise, frozen=True):
+    """1 − x with probability ``p``, drawn from the seed, the episode's id and the turn: noise that anyone can draw again.
+
+    Source: "The Climb Carves Wisdom Deeper Than the Summit: On the Noisy Rewards in Learning to Reason".
+    """
+
+    terms: Spec
+    p: float
+    seed: int = 0
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        draw_ET = np.stack([self._draws(e.id, x_ET.shape[1]) for e in table.episodes])
+        return np.where(draw_ET < self.p, 1.0 - x_ET, x_ET)
+
+    def _draws(self, episode: str, turns: int) -> Floats:
+        names = (f"{self.seed}|{episode}|{t}".encode() for t in range(turns))
+        return np.array([int.from_bytes(hashlib.blake2b(n, digest_size=7).digest(), "big") / 2**56 for n in names])
+
+
+class Centre(Elementwise, frozen=True):
+    """The term less its group's ``mean``, or the mean of the ``others`` (leave one out); ``scaled``: divided by the deviation too.
+
+    Step terms are centred over all turns of the group, never by turn number: that would pay or punish length alone.
+    """
+
+    terms: Spec
+    form: Literal["mean", "others", "scaled"] = "mean"
+    needs: ClassVar[Need] = "group"
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        x_N, group_N = x_ET.ravel(), np.repeat(table.group_E, x_ET.shape[1])
+        middle_N = groups.others(x_N, group_N) if self.form == "others" else groups.mean(x_N, group_N)
+        out_N = x_N - middle_N
+        if self.form == "scaled":
+            out_N = out_N / (np.nan_to_num(groups.std(x_N, group_N), nan=1.0) + 1e-6)
+        return out_N.reshape(x_ET.shape)
+
+
+class Normalise(Elementwise, frozen=True):
+    """Divided by the running deviation of the run (``centred``: less the running mean too), as it stood when the episode ended."""
+
+    terms: Spec
+    centred: bool = True
+    needs: ClassVar[Need] = "run"
+
+    def apply(self, x_ET: Floats, column: Column, table: Table) -> Floats:
+        name = f"normalise:{column.source}"
+        spread_E1 = np.sqrt(table.dial(f"{name}.variance", 1.0)) + 1e-8
+        return (x_ET - (table.dial(f"{name}.mean", 0.0) if self.centred else 0.0)) / spread_E1
+
+    def tune(self, table: Table, dials: Mapping[str, float]) -> dict[str, float]:
+        """Chan's update of count, mean and variance by the batch."""
+        column = merged(self.terms.columns(table), table)
+        x = column.value_ET[~np.isnan(column.value_ET)]
+        if not len(x):
+            return {}
+        name = f"normalise:{column.source}"
+        n, middle, variance = dials.get(f"{name}.count", 0.0), dials.get(f"{name}.mean", 0.0), dials.get(f"{name}.variance", 0.0)
+        total, gap = n + len(x), float(x.mean()) - middle
+        squares = n * variance + len(x) * float(x.var()) + gap * gap * n * len(x) / total
+        new = {"count": total, "mean": middle + gap * len(x) / total, "variance": squares / total}
+        return {f"{name}.{key}": value for key, value in new.items()}
+
+
+class Schedule(Spec, frozen=True):
+    """Terms times a weight that goes from ``start`` to ``end`` over ``over`` training steps.
+
+    With ``by`` it goes with measured progress instead: the running mean of those terms, which reaches the end at ``over``.
+    """
+
+    terms: Spec
+    start: float = 1.0
+    end: float = 0.0
+    over: float = 1000
+    by: Spec | None = None
+    needs: ClassVar[Need] = "run"
+
+    def columns(self, table: Table) -> list[Column]:
+        done_E1 = np.clip(table.dial(self._dial, 0.0) / self.over, 0.0, 1.0)
+        weight_E1 = self.start + (self.end - self.start) * done_E1
+        return [_with(c, f"schedule:{c.source}", c.value_ET * weight_E1, "late") for c in self.terms.columns(table)]
+
+    @property
+    def _dial(self) -> str:
+        return "step" if self.by is None else f"progress:{self.by}"
+
+    def tune(self, table: Table, dials: Mapping[str, float]) -> dict[str, float]:
+        """A running mean (a tenth per batch) of the measured progress."""
+        if self.by is None:
+            return {}
+        now = float(np.nanmean(per_episode(self.by.columns(table))))
+        old = dials.get(self._dial, 0.0)
+        return {} if np.isnan(now) else {self._dial: old + 0.1 * (now - old)}
+
+    def check(self, world: World, path: str) -> Level | None:
+        if self.by is not None:
+            self.by.check(world, f"{path}.by")
+        return self.terms.check(world, f"{path}.terms")
+
+
+class Gate(Spec, frozen=True):
+    """Terms that count only where ``by`` is at least ``threshold`` (``strict``: above it). They keep their places.
+
+    The level of ``by`` makes it a gate of a turn, of an episode, or (over ``group(…)``) of a group; a missing ``by`` is shut.
+    Source: "Stabilizing Long-term Multi-turn Reinforcement Learning with Gated Rewards"; comparison and threshold are parameters of
+    ours, since the paper's numbers are not public.
+    """
+
+    terms: Spec
+    by: Spec
+    threshold: float = 1.0
+    strict: bool = False
+
+    def columns(self, table: Table) -> list[Column]:
+        by = merged(self.by.columns(table), table)
+        open_ET = by.value_ET > self.threshold if self.strict else by.value_ET >= self.threshold
+        found = self.terms.columns(table)
+        return [_with(c, f"gated:{c.source}", np.where(open_ET | np.isnan(c.value_ET), c.value_ET, 0.0), latest(c.known, by.known)) for c in found]
+
+    @property
+    def first(self) -> Known:
+        return latest(self.terms.first, self.by.known)
+
+    def check(self, world: World, path: str) -> Level | None:
+        level, by = self.terms.check(world, f"{path}.terms"), self.by.check(world, f"{path}.by")
+        if by not in (*TURN, *WHOLE):
+            raise SpecError(f"{path}.by", f"gate() takes a gate of one level, not {by or 'several at once'}")
+        if by in TURN and level in (*WHOLE, None):
+            raise SpecError(f"{path}.by", "a turn's verdict cannot gate what belongs to the episode")
+        own = {str(n) for n in self.by.nodes() if not list(n.children())} & {str(n) for n in self.terms.nodes()}
+        if own and not any(n.op == "group" for n in self.by.nodes()):
+            raise SpecError(f"{path}.by", f"gate() would gate {', '.join(sorted(own))} on itself")
+        return level
+
+
+class Trust(Spec, frozen=True):
+    """Terms weighted by how far they agree with ``by`` in the group: e^{min(0, gap) / temperature}.
+
+    The gap is the mean of the terms over episodes where ``by`` is at least 1/2 less their mean over the others; 1 where one side is
+    empty. Source: "SophiaVL-R1: Reinforcing MLLMs Reasoning with Thinking Reward"; the formula is ours.
+    """
+
+    terms: Spec
+    by: Spec
+    temperature: float = 0.1
+    needs: ClassVar[Need] = "group"
+
+    def columns(self, table: Table) -> list[Column]:
+        found = self.terms.columns(table)
+        judged_E, right_E = per_episode(found), per_episode(self.by.columns(table))
+        right, wrong = (groups.mean(np.where(side_E, judged_E, np.nan), table.group_E) for side_E in (right_E >= 0.5, right_E < 0.5))
+        gap_E = groups.most(right, table.group_E), groups.most(wrong, table.group_E)
+        high_E, low_E = (_spread(x_E, table.group_E) for x_E in gap_E)
+        weight_E = np.nan_to_num(np.exp(np.minimum(0.0, high_E - low_E) / self.temperature), nan=1.0)
+        return [_with(c, f"trust:{c.source}", c.value_ET * weight_E[:, None], "late") for c in found]
+
+    def check(self, world: World, path: str) -> Level | None:
+        if self.by.check(world, f"{path}.by") not in WHOLE:
+            raise SpecError(f"{path}.by", "trust() compares with an outcome")
+        return self.terms.check(world, f"{path}.terms")
+
+
+def _spread(x_E: Floats, group_E: groups.Ints) -> Floats:
+    """A group's one number at each of its members, also those that have none."""
+    _, dense_E = np.unique(group_E, return_inverse=True)
+    best = np.full(dense_E.max(initial=-1) + 1, np.nan)
+    known_E = ~np.isnan(x_E)
+    best[dense_E[known_E]] = x_E[known_E]
+    spread: Floats = best[dense_E]
+    return spread
+
+
+clip, cap, delta, potential, sigmoid, threshold, discretise, flip = Clip, Cap, Delta, Potential, Sigmoid, Threshold, Discretise, Flip
+centre, normalise, schedule, gate, trust = Centre, Normalise, Schedule, Gate, Trust
