@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from msgspec import Struct
 
-from agentgym.core import AgentEnv, Completion, Conversation, Policy, Tokens
+from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Policy, Tokens
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, Turn
 from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, UsageError
 from agentgym.messages import Message, assistant_message
@@ -66,6 +66,8 @@ class Rollout(Struct, frozen=True):
 
     async def run(self, jobs: Iterable[Job]) -> list[Episode]:
         """Play all jobs; the last attempt of each, in the order of the jobs."""
+        if self.late is not None:
+            self.late.fit(self.policy)
         given = list(jobs)
         queue, desk = iter(enumerate(given)), _Desk(self, given)
         finished: dict[int, Episode] = {}
@@ -85,7 +87,8 @@ class Rollout(Struct, frozen=True):
                     over = episode.status == "valid" or retry == self.retries or self._hopeless(episode)
                     if self.keep.artefacts is not None and episode.status == "valid":
                         episode.artefacts = {n: self.keep.artefacts.put(data) for n, data in env.artefacts.items()}
-                    await desk.take(episode, over)
+                    view = EpisodeView(env.task, episode, env.artefacts) if episode.status == "valid" else None
+                    await desk.take(episode, view, over)
                     if episode.status != "valid":
                         env.close()
                         env = None
@@ -99,7 +102,7 @@ class Rollout(Struct, frozen=True):
         try:
             _, info = await _call(env, env.reset, seed=job.seed, options={"task": job.task})
             self._label(env.episode, job, retry)
-            await self._play(env, job, info["messages"])
+            await self.play_on(env, job, info["messages"], [])
         except Fault as fault:
             if not hasattr(env, "episode") or env.episode.task != job.task:
                 env.episode = Episode(f"{job.task}#{job.attempt}", env.id, job.task, "", env.split)
@@ -119,9 +122,10 @@ class Rollout(Struct, frozen=True):
         episode.attempt, episode.retry, episode.group = job.attempt, retry, job.group
         episode.policy, episode.provenance = self.policy.name, self.provenance
 
-    async def _play(self, env: AgentEnv, job: Job, messages: list[Message]) -> None:
+    async def play_on(self, env: AgentEnv, job: Job, messages: list[Message], prefix: list[Tokens]) -> None:
+        """Play from where ``env`` stands to the end; ``messages`` and ``prefix`` are the conversation so far, and its tokens."""
         policy, tools = attach(self.policy, env), [t.spec for t in env.tools.values()]
-        name, prefix, over = f"{job.group}/{env.episode.id}", list[Tokens](), False
+        name, over = f"{job.group}/{env.episode.id}", env.episode.stop_reason is not None
         total = _least(self.episode_tokens, env.limits.max_tokens)
         while not over:
             began = time.perf_counter()
@@ -155,10 +159,10 @@ class Rollout(Struct, frozen=True):
             prefix.append(completion.tokens)
         return turn
 
-    async def store(self, episodes: list[Episode]) -> None:
+    async def store(self, episodes: list[Episode], views: list[EpisodeView]) -> None:
         """Settle what belongs together, then keep it."""
-        if self.late is not None:
-            await self.late.settle(episodes, self.policy)
+        if self.late is not None and views:
+            await self.late.settle(views, self.policy)
         for episode in episodes:
             if self.keep.episodes is not None:
                 await self.keep.episodes.append(episode)
@@ -173,20 +177,23 @@ class _Desk:
         self.rollout, self.scope = rollout, rollout.late.scope if rollout.late else "episode"
         self.missing = Counter(self._place(j.group) for j in jobs)
         self.waiting: dict[str | None, list[Episode]] = defaultdict(list)
+        self.views: dict[str | None, list[EpisodeView]] = defaultdict(list)
 
     def _place(self, group: str | None) -> str | None:
         return group if self.scope == "group" else None
 
-    async def take(self, episode: Episode, over: bool) -> None:
-        """Take an attempt in; ``over`` if its job will have no other."""
+    async def take(self, episode: Episode, view: EpisodeView | None, over: bool) -> None:
+        """Take an attempt in, with its view if it is valid; ``over`` if its job will have no other."""
+        views = [view] if view is not None else []
         if self.scope == "episode":
-            await self.rollout.store([episode])
+            await self.rollout.store([episode], views)
             return
         place = self._place(episode.group)
         self.waiting[place].append(episode)
+        self.views[place] += views
         self.missing[place] -= over
         if self.missing[place] == 0:
-            await self.rollout.store(self.waiting.pop(place))
+            await self.rollout.store(self.waiting.pop(place), self.views.pop(place))
 
 
 async def _call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import LEVELS, SCORES, group_of, record
 
+from agentgym.core import EpisodeView, Task
 from agentgym.errors import SpecError
 from agentgym.rewards import (
     World,
@@ -202,7 +203,7 @@ def test_dials_are_kept_in_the_record_so_that_settling_stays_pure():
     first, second = record([Verdict.scored(2.0)], Verdict.scored(1.0)), record([Verdict.scored(2.0)], Verdict.scored(1.0))
     for n, each in enumerate((first, second)):
         each.status = "valid"
-        anyio.run(settler.settle, [each], None)
+        anyio.run(settler.settle, [EpisodeView(Task("t", "?", "train"), each)], None)
         settler.advance(n + 1, [each])
     assert {t.source: t.value for t in first.terms} == {"o": 1.0}
     assert {t.source: t.value for t in second.terms} == {"o": 1.0, "lagrangian:s": -4.0, "schedule:s": 0.5}

@@ -55,6 +55,7 @@ def test_a_run_that_is_killed_resumes_bit_for_bit(tmp_path, reward):
                 torch.equal(a["optimizer"]["state"][k][m], b["optimizer"]["state"][k][m]) for k in a["optimizer"]["state"] for m in ("exp_avg", "exp_avg_sq")
             )
             assert torch.equal(a["rng"], b["rng"]) and a["extra"] == b["extra"]
+    assert len({Path(r.checkpoint_after, checkpoint.LATE).read_bytes() for r in (whole, resumed)}) == 1
 
     def numbers(folder):
         rows = [msgspec.json.decode(line) for line in (tmp_path / folder / "metrics.jsonl").read_bytes().splitlines()]

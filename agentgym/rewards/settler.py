@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from agentgym.core import Policy
+from agentgym.core import EpisodeView, Policy
 from agentgym.episode import Episode
+from agentgym.errors import CapabilityError
 from agentgym.rewards.spec import Spec, settle
 from agentgym.rewards.table import Table
 from agentgym.verdict import Verdict
@@ -22,7 +23,8 @@ Scope = Literal["episode", "group", "batch"]
 class Source(Protocol):
     """Gives verdicts that need more than one record: state (novelty), a model (a judge), other episodes (a vote).
 
-    ``level``: a verdict for each turn (``step``) or one for the episode (``outcome``). ``scope``: how much it must see at once.
+    ``level``: a verdict for each turn (``step``) or one for the episode (``outcome``). ``scope``: how much it must see at once. One that
+    asks for the policy's own probabilities has a true attribute ``scores``.
     """
 
     @property
@@ -31,7 +33,7 @@ class Source(Protocol):
     @property
     def scope(self) -> Scope: ...
 
-    async def judge(self, episodes: Sequence[Episode], policy: Policy) -> list[list[Verdict]]:
+    async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """For each valid episode, in order, its verdicts: one per turn, or a single one."""
         ...
 
@@ -57,11 +59,17 @@ class Settler:
         found = [wide.index(s.scope) for s in self.sources.values()]
         return wide[max([int("group" in self.needs), *found])]
 
-    async def settle(self, episodes: Sequence[Episode], policy: Policy) -> None:
-        """Write the sources' verdicts, the dials and all terms into the records; invalid ones get none."""
-        valid = [e for e in episodes if e.status == "valid"]
+    def fit(self, policy: Policy) -> None:
+        """Raise ``CapabilityError`` if a source needs what the policy cannot give."""
         for name, source in self.sources.items():
-            for episode, verdicts in zip(valid, await source.judge(valid, policy), strict=True):
+            if getattr(source, "scores", False) and not hasattr(policy, "score"):
+                raise CapabilityError(f"late({name!r}) asks for probabilities that {policy.name} does not have; take one that owns weights (hf:PATH)")
+
+    async def settle(self, views: Sequence[EpisodeView], policy: Policy) -> None:
+        """Write the sources' verdicts, the dials and all terms into the records of valid episodes."""
+        valid = [v.episode for v in views]
+        for name, source in self.sources.items():
+            for episode, verdicts in zip(valid, await source.judge(views, policy), strict=True):
                 if source.level == "outcome":
                     episode.late[name] = verdicts[0]
                 else:

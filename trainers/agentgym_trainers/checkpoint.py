@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agentgym.errors import CheckpointMismatch
 from agentgym_trainers.model import save_model
 
-VERSION = 1
+VERSION = 2
+LATE = "reward.state"
 
 
 def folder_of(out: Path, step: int) -> Path:
@@ -20,12 +21,15 @@ def folder_of(out: Path, step: int) -> Path:
     return out / "checkpoints" / f"step-{step:05d}"
 
 
-def save(out: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> Path:
-    """Write a checkpoint, whole or not at all: it counts once ``trainer.json`` is there."""
+def save(
+    out: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, optimizer: torch.optim.Optimizer, extra: dict[str, Any], late: bytes = b""
+) -> Path:
+    """Write a checkpoint, whole or not at all: it counts once ``trainer.json`` is there. ``late`` is the state of the reward's late side."""
     folder = folder_of(out, step)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, tokenizer, folder)
     torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "extra": extra}, folder / "trainer.pt")
+    (folder / LATE).write_bytes(late)
     about = {"version": VERSION, "step": step, "architecture": type(model).__name__, "parameters": model.num_parameters(), "notes": extra.get("notes", {})}
     partial = folder / "trainer.json.part"
     partial.write_bytes(msgspec.json.encode(about))

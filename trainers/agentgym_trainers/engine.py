@@ -138,6 +138,22 @@ class TransformersEngine:
         )  # fmt: skip
         return Completion(self.renderer.parse(request.ids)["content"], tokens, request.finish or "stop", {"completion_tokens": n})
 
+    @torch.no_grad()
+    async def score(self, conversation: Conversation, continuation: str) -> list[float]:
+        """Log-probabilities, at temperature 1, of the tokens of a text after a conversation.
+
+        Where the conversation has no messages, the ids of its prefix are all that comes before.
+        """
+        new, before = self._prompt(conversation) if conversation.messages else ([], conversation.prefix or [])
+        start = [*(i for t in before for i in t.ids), *new]
+        said = list(self.renderer.tokenizer(continuation, add_special_tokens=False)["input_ids"])
+        if len(start) + len(said) > self.context:
+            raise ContextOverflow(f"{conversation.id} needs more than {self.context} tokens")
+        ids = torch.tensor([start + said], device=self.model.device)
+        logits = self.model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(said)).logits[0, -len(said) :].float()
+        found: list[float] = torch.log_softmax(logits, -1).gather(-1, ids[0, -len(said) :, None])[:, 0].tolist()
+        return found
+
     def _segment(self, conversation: Conversation) -> int:
         return len(conversation.prefix or ()) if self.renderer.segment_each_turn else 0
 

@@ -298,7 +298,7 @@ async def _begin(run: Run, found: tuple[int, Path] | None, log: Log) -> Measured
         extra = checkpoint.restore(found[1], run.model, run.optimizer)
         run.step, run.tokens_trained, run.engine.generated, run.notes = found[0], extra["trained"], extra["generated"], extra["notes"]
         if run.late is not None:
-            run.late.load_state(bytes(extra["late"].tolist()))
+            run.late.load_state((found[1] / checkpoint.LATE).read_bytes())
         _forget_after(run.out, run.step)
         return msgspec.convert(extra["before"], Measured)
     warm(run, log)
@@ -310,9 +310,9 @@ async def _begin(run: Run, found: tuple[int, Path] | None, log: Log) -> Measured
 def _save(run: Run) -> None:
     extra = {
         "trained": run.tokens_trained, "generated": run.engine.generated, "notes": run.notes,
-        "before": msgspec.to_builtins(run.before), "late": torch.tensor(list(run.late.state() if run.late else b""), dtype=torch.uint8),
+        "before": msgspec.to_builtins(run.before),
     }  # fmt: skip
-    checkpoint.save(run.out, run.step, run.model, run.renderer.tokenizer, run.optimizer, extra)
+    checkpoint.save(run.out, run.step, run.model, run.renderer.tokenizer, run.optimizer, extra, run.late.state() if run.late else b"")
 
 
 def _forget_after(out: Path, step: int) -> None:

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 import msgspec
 import numpy as np
 
-from agentgym.core import Policy
-from agentgym.episode import Episode
+from agentgym.core import EpisodeView, Policy
 from agentgym.verdict import Verdict
 from agentgym_verifiers.intrinsic.features import arrays, hashed, seen_after, unarrays
 
@@ -29,13 +28,13 @@ class Novelty:
         self.form, self.life, self.capacity = form, life, capacity
         self.counts: OrderedDict[str, int] = OrderedDict()
 
-    async def judge(self, episodes: Sequence[Episode], policy: Policy) -> list[list[Verdict]]:
+    async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """A verdict for each turn, on the anchor that it led to."""
         out = []
-        for episode in episodes:
+        for view in views:
             if self.life == "episode":
                 self.counts.clear()
-            out.append([Verdict("scored", self.visit(t.anchor)) for t in episode.turns])
+            out.append([Verdict("scored", self.visit(t.anchor)) for t in view.episode.turns])
         return out
 
     def visit(self, anchor: str) -> float:
@@ -69,9 +68,9 @@ class ArchiveNovelty:
         self.archive = np.zeros((0, 256), dtype=np.float32)
         self.random = np.random.default_rng(seed)
 
-    async def judge(self, episodes: Sequence[Episode], policy: Policy) -> list[list[Verdict]]:
+    async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """A verdict for each turn; its observation then joins the archive."""
-        return [[Verdict("scored", self._visit(x_F)) for x_F in hashed(seen_after(e))] for e in episodes]
+        return [[Verdict("scored", self._visit(x_F)) for x_F in hashed(seen_after(v.episode))] for v in views]
 
     def _visit(self, x_F: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
         bonus = 1.0
