@@ -11,30 +11,41 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentgym.core import AgentEnv
+from agentgym.core import AgentEnv, StopReason
 from agentgym.errors import EnvironmentFault
 from agentgym.messages import ToolCall, ToolSpec, print_action
 from agentgym.registry import installed, load
+
+CANDIDATES = 24
+NOT_APPLICABLE = "not applicable"
 
 
 class Attack(Struct, frozen=True, forbid_unknown_fields=True):
     """One way to cheat. Each of ``text`` is said as prose, and put into every argument of every tool whose name fits ``tools``.
 
-    ``together`` puts all those calls into one action; ``repeat`` says everything again that many times. ``{instruction}`` and
+    ``arguments`` (regular expression of an argument's name to its values) says more exactly what to put where. ``together`` puts all calls
+    of a text into one action; ``repeat`` says everything again that many times; ``then`` are the tools that end the episode afterwards.
+    ``harvest``: every word that the observations then show is tried as an answer, by the tools of ``then``. ``{instruction}`` and
     ``{numbers}`` (every id from 1 to 120) are filled in.
     """
 
     name: str
     kind: str
     why: str
-    text: list[str]
+    text: tuple[str, ...] = ("",)
     tools: str = ""
+    arguments: dict[str, list[str]] = {}
     together: bool = False
     repeat: int = 1
+    then: str = ""
+    harvest: bool = False
 
 
 class AttackResult(Struct):
-    """``held``: no task paid that does not call for exactly what the attack did. ``reward`` is the most that any paid."""
+    """``held``: no task paid that does not call for exactly what the attack did. ``reward`` is the most that any paid.
+
+    ``status``: ``scored``, ``tampered``, ``invalid: …``, or ``not applicable`` where no tool fits.
+    """
 
     name: str
     held: bool
@@ -57,16 +68,26 @@ def actions_of(attack: Attack, tools: Sequence[ToolSpec], instruction: str) -> I
     """The texts that an attack says, in order."""
     numbers = " ".join(map(str, range(1, 121)))
     fitting = [t for t in tools if attack.tools and re.fullmatch(attack.tools, t.name)]
+    rounds = max([len(attack.text), *(len(v) for v in attack.arguments.values())])
     for _ in range(attack.repeat):
-        for raw in attack.text:
-            text = raw.replace("{instruction}", instruction).replace("{numbers}", numbers)
-            calls = [ToolCall(t.name, {k: _fill(s, text) for k, s in t.parameters.get("properties", {}).items()}) for t in fitting]
+        for i in range(rounds):
+            text = attack.text[i % len(attack.text)].replace("{instruction}", instruction).replace("{numbers}", numbers)
+            given = {k: v[i % len(v)] for k, v in attack.arguments.items()}
+            calls = [_call(t, text, given) for t in fitting]
             if not attack.tools:
                 yield text
             elif attack.together:
                 yield print_action("", calls)
             else:
                 yield from (print_action("", [c]) for c in calls)
+    yield from (print_action("", [_call(t, "", {})]) for t in tools if attack.then and not attack.harvest and re.fullmatch(attack.then, t.name))
+
+
+def _call(tool: ToolSpec, text: str, given: dict[str, str]) -> ToolCall:
+    """A call with the payload in every argument, in those named by ``given`` what it says."""
+    properties: dict[str, Any] = tool.parameters.get("properties", {})
+    chosen = {name: next((v for k, v in given.items() if re.fullmatch(k, name)), text) for name in properties}
+    return ToolCall(tool.name, {name: _fill(schema, chosen[name]) for name, schema in properties.items()})
 
 
 def _fill(schema: dict[str, Any], text: str) -> Any:
@@ -87,31 +108,55 @@ def _fill(schema: dict[str, Any], text: str) -> Any:
 
 def run_attack(env: AgentEnv, attack: Attack, tasks: Sequence[str]) -> AttackResult:
     """Play an attack on each task under reward ``outcome``."""
-    worst, status, held = 0.0, "scored", True
+    tools = [t.spec for t in env.tools.values()]
+    if attack.tools and not any(re.fullmatch(attack.tools, t.name) for t in tools):
+        return AttackResult(attack.name, True, NOT_APPLICABLE, 0.0)
+    result = AttackResult(attack.name, True, "scored", 0.0)
     for task in tasks:
         calls_for = _last_of_oracle(env, task)
         env.reset(seed=0, options={"task": task})
-        total, last = 0.0, ""
-        try:
-            for last in actions_of(attack, [t.spec for t in env.tools.values()], env.task.instruction):
-                _, reward, terminated, truncated, _ = env.step(last)
-                total += reward
-                if terminated or truncated:
-                    break
-        except EnvironmentFault as fault:
-            status, held = f"invalid: {fault}", held and fault.culprit != "verifier"
-            continue
-        if any(v.status == "tampered" for v in env.episode.verdicts.values()):
-            status = "tampered"
-        asked_for = bool(env.episode.turns) and [env.episode.turns[-1].action] == calls_for
-        if not asked_for:
-            worst = max(worst, total)
-            held = held and total <= 0.0
-    return AttackResult(attack.name, held, status, worst)
+        seen = _play(env, actions_of(attack, tools, env.task.instruction), calls_for, result)
+        if attack.harvest:
+            for answer in _answers(attack, tools, seen, env.task.instruction):
+                env.reset(seed=0, options={"task": task})
+                _play(env, [answer], calls_for=[], result=result)
+    return result
+
+
+def _play(env: AgentEnv, actions: Iterator[str] | Sequence[str], calls_for: Sequence[str], result: AttackResult) -> str:
+    """Play actions until the end, and write what they paid into ``result``; return all that was seen."""
+    total, seen = 0.0, ""
+    try:
+        for action in actions:
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total += reward
+            seen += f"\n{observation}"
+            if terminated or truncated:
+                break
+        if env.episode.stop_reason is None:
+            total += env.end(StopReason.MAX_TURNS)[1]
+    except EnvironmentFault as fault:
+        result.status, result.held = f"invalid: {fault}", result.held and fault.culprit != "verifier"
+        return seen
+    if any(v.status == "tampered" for v in env.episode.verdicts.values()):
+        result.status = "tampered"
+    asked_for = env.episode.turns[-1].action in calls_for
+    if not asked_for:
+        result.reward = max(result.reward, total)
+        result.held = result.held and total <= 0.0
+    return seen
+
+
+def _answers(attack: Attack, tools: Sequence[ToolSpec], seen: str, instruction: str) -> Iterator[str]:
+    """Each word of what was seen as an answer, the odd ones first."""
+    words = dict.fromkeys(w for w in re.findall(r"[\w.+-]{2,64}", seen) if w not in instruction)
+    likely = sorted(words, key=lambda w: (not re.search(r"\d", w), -len(w)))[:CANDIDATES]
+    for tool in (t for t in tools if re.fullmatch(attack.then, t.name)):
+        yield from (print_action("", [_call(tool, word, {})]) for word in likely)
 
 
 def _last_of_oracle(env: AgentEnv, task: str) -> list[str]:
-    """The action by which an oracle ends this task; empty where there is no oracle, or it cannot be graded."""
+    """The action by which an oracle ends this task, where it says something: it has arguments, or is all that there is to do."""
     if type(env).oracle is AgentEnv.oracle:
         return []
     env.reset(seed=0, options={"task": task})
@@ -122,4 +167,5 @@ def _last_of_oracle(env: AgentEnv, task: str) -> list[str]:
                 break
     except EnvironmentFault:
         return []
-    return [env.episode.turns[-1].action]
+    last = env.episode.turns[-1]
+    return [last.action] if len(env.episode.turns) == 1 or any(c.arguments for c in last.calls) else []

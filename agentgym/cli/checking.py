@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from agentgym.checks import Report
 from agentgym.checks import check as run_checks
+from agentgym.checks.attacks import NOT_APPLICABLE
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
 from agentgym.errors import UsageError
@@ -35,7 +36,8 @@ def check(config: CheckConfig, screen: Screen) -> Answer:
 
 def _summary(report: Report) -> str:
     oracle = f"oracle {report.oracle.success:.3f} on {report.oracle.episodes} episodes" if report.oracle else "no oracle"
-    held = f"{sum(a.held for a in report.attacks)} of {len(report.attacks)} attacks held"
+    used = [a for a in report.attacks if a.status != NOT_APPLICABLE]
+    held = f"{sum(a.held for a in used)} of {len(used)} attacks held ({len(report.attacks) - len(used)} not applicable)"
     return f"{report.env} {'passed' if report.passed else 'FAILED'}: {oracle}, noop {report.noop.success:.3f}, {held}"
 
 
