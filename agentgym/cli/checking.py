@@ -13,7 +13,8 @@ from agentgym.checks.attacks import NOT_APPLICABLE
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
 from agentgym.errors import UsageError
-from agentgym.evaluation.regrade import replay, verify
+from agentgym.evaluation.regrade import explained, replay, verify
+from agentgym.rewards.explain import lines as tree_lines
 
 
 class CheckConfig(Struct, forbid_unknown_fields=True):
@@ -48,7 +49,16 @@ def _folder(config: FolderConfig) -> Path:
     return path
 
 
-def verify_folder(config: FolderConfig, screen: Screen) -> Answer:
+class VerifyConfig(FolderConfig, forbid_unknown_fields=True):
+    """A run folder, and perhaps one episode of it."""
+
+    explain: Annotated[str, Meta(description="print how the reward of this episode came about, as a tree, instead")] | None = None
+
+
+def verify_folder(config: VerifyConfig, screen: Screen) -> Answer:
+    if config.explain is not None:
+        tree = explained(_folder(config), config.explain)
+        return Answer(tree, "\n".join(tree_lines(tree)))
     result = verify(_folder(config))
     lines = [f"{m['episode']}: {m['why']}" for m in result.mismatched[:20]]
     lines.append(
@@ -65,5 +75,5 @@ def replay_folder(config: FolderConfig, screen: Screen) -> Answer:
 
 
 CHECK = Command("check", "Check an environment: conformance and the reward audit.", "agentgym check tools/desk", CheckConfig, check, ("env",))
-VERIFY = Command("verify", "Derive every verdict and reward of a run again.", "agentgym verify runs/oracle", FolderConfig, verify_folder, ("folder",))
+VERIFY = Command("verify", "Derive every verdict and reward of a run again.", "agentgym verify runs/oracle", VerifyConfig, verify_folder, ("folder",))
 REPLAY = Command("replay", "Play a run's actions again and compare the states.", "agentgym replay runs/oracle", FolderConfig, replay_folder, ("folder",))

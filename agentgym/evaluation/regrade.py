@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from agentgym.core import AgentEnv, EpisodeView, Reward, Term
 from agentgym.episode import ArtefactStore, Episode, read_episodes
-from agentgym.errors import AgentGymError, Fault, RecordError
+from agentgym.errors import AgentGymError, Fault, RecordError, UnknownName, UsageError
 from agentgym.grading import grade, grade_turn
 from agentgym.registry import make
+from agentgym.rewards.explain import Node, explain
 from agentgym.rewards.spec import Spec, settle
 
 
@@ -88,6 +89,21 @@ def verify(folder: Path) -> Verified:
         if late := _late_names(episode):
             result.unverifiable.append({"episode": episode.id, "why": f"verdicts of {', '.join(late)} come from a source with a state"})
     return result
+
+
+def explained(folder: Path, episode_id: str) -> Node:
+    """How the reward of one episode of a run came about. Raises ``UnknownName`` if there is no such episode, ``UsageError`` if it has no reward."""
+    episodes = episodes_of(folder)
+    chosen = [e for e in episodes if e.id == episode_id]
+    if not chosen:
+        raise UnknownName("episode", episode_id, [e.id for e in episodes])
+    episode = chosen[-1]
+    if episode.status != "valid":
+        raise UsageError(f"{episode_id} is invalid and has no reward: {episode.fault}")
+    reward = _Environments().of(episode).reward
+    if not isinstance(reward, Spec):
+        raise UsageError(f"the reward of {episode.env} is no spec of agentgym.rewards, so its derivation is not known")
+    return explain(reward, episode, [e for e in episodes if e.status == "valid" and (e.group or e.id) == (episode.group or episode.id)])
 
 
 def _terms_again(environments: _Environments, episodes: Sequence[Episode]) -> dict[int, list[Term]]:
