@@ -26,7 +26,7 @@ from agentgym.rewards.transforms import (
 
 __all__ = [
     "Spec", "World", "assign", "attribute", "blend", "budget", "cap", "centre", "clip", "combine", "delta", "discretise", "diversity",
-    "flip", "gate", "group", "lagrangian", "late", "length", "load", "min_form", "normalise", "outcome", "potential", "route", "schedule",
+    "flip", "gate", "group", "lagrangian", "late", "length", "load", "min_form", "normalise", "outcome", "potential", "residual", "route", "schedule",
     "settle", "sigmoid", "span", "step", "threshold", "to_table", "trust", "win_rate",
 ]  # fmt: skip
 

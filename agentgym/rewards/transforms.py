@@ -183,6 +183,30 @@ class Centre(Elementwise, frozen=True):
         return out_N.reshape(x_ET.shape)
 
 
+class Residual(Spec, frozen=True):
+    """What is left of an episode's terms once ``parts`` (known confounders, such as its length) have explained what they can.
+
+    Least squares over the group's valid episodes; the mean stays. With no confounders nothing changes. Source of the idea: "Aligning
+    Language Models with Observational Data: Opportunities and Risks from a Causal Perspective"; linear and within the group is ours.
+    """
+
+    terms: Spec
+    parts: tuple[Spec, ...] = ()
+    gives: ClassVar[Level] = "episode"
+    needs: ClassVar[Need] = "group"
+
+    def columns(self, table: Table) -> list[Column]:
+        x_E = per_episode(self.terms.columns(table))
+        causes_EK = np.stack([per_episode(p.columns(table)) for p in self.parts], axis=1) if self.parts else np.zeros((len(x_E), 0))
+        out_E = x_E.copy()
+        for g in np.unique(table.group_E):
+            at = np.flatnonzero((table.group_E == g) & ~np.isnan(x_E) & ~np.isnan(causes_EK).any(axis=1))
+            causes_nK = causes_EK[at] - causes_EK[at].mean(axis=0)
+            effect_K = np.linalg.lstsq(causes_nK, x_E[at] - x_E[at].mean(), rcond=1e-9)[0] if len(at) > causes_EK.shape[1] else 0.0
+            out_E[at] -= causes_nK @ effect_K if np.ndim(effect_K) else 0.0
+        return [Column(f"residual:{self.terms}", "episode", "late", out_E[:, None])]
+
+
 class Normalise(Elementwise, frozen=True):
     """Divided by the running deviation of the run (``centred``: less the running mean too), as it stood when the episode ended."""
 
@@ -318,4 +342,4 @@ def _spread(x_E: Floats, group_E: groups.Ints) -> Floats:
 
 
 clip, cap, delta, potential, sigmoid, threshold, discretise, flip = Clip, Cap, Delta, Potential, Sigmoid, Threshold, Discretise, Flip
-centre, normalise, schedule, gate, trust = Centre, Normalise, Schedule, Gate, Trust
+centre, residual, normalise, schedule, gate, trust = Centre, Residual, Normalise, Schedule, Gate, Trust
