@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import reprlib
 import signal
 import threading
@@ -32,18 +33,20 @@ class _Watch:
 
     def __init__(self) -> None:
         self.deadlines: dict[int, float] = {}
-        self.thread: threading.Thread | None = None
+        self.ready: set[int] = set()
         self.main = threading.main_thread().ident
 
-    def arm(self, seconds: float) -> int:
-        me = threading.get_ident()
-        if self.thread is None or not self.thread.is_alive():
-            self.thread = threading.Thread(target=self._run, name="agentgym-watch", daemon=True)
-            self.thread.start()
-        if me == self.main and signal.getsignal(SIGNAL) is not _on_signal:
+    def prepare(self, me: int) -> None:
+        """Before the first limited call of a thread: start watching, and on the main thread be ready for the signal."""
+        if not self.ready:
+            threading.Thread(target=self._run, name="agentgym-watch", daemon=True).start()
+        if me == self.main:
             signal.signal(SIGNAL, _on_signal)
-        self.deadlines[me] = time.monotonic() + seconds
-        return me
+        self.ready.add(me)
+
+    def forget(self) -> None:
+        """In a forked child there is no watching thread."""
+        self.deadlines, self.ready, self.main = {}, set(), threading.main_thread().ident
 
     def _run(self) -> None:
         while True:
@@ -61,22 +64,26 @@ class _Watch:
 
 
 _watch = _Watch()
+os.register_at_fork(after_in_child=lambda: _watch.forget())
 
 
 def _on_signal(number: int, frame: object) -> None:
     raise _TookTooLong
 
 
-def limited(call: Callable[[], Any], seconds: float) -> Any:
-    """The result of ``call``. Raises ``TimeoutError`` once it has taken ``seconds``."""
-    if threading.get_ident() in _watch.deadlines:
-        return call()
-    ident = _watch.arm(seconds)
+def limited(call: Callable[[Any], Any], argument: Any, seconds: float) -> Any:
+    """The result of ``call(argument)``. Raises ``TimeoutError`` once it has taken ``seconds``."""
+    me, deadlines = threading.get_ident(), _watch.deadlines
+    if me in deadlines:
+        return call(argument)
+    if me not in _watch.ready:
+        _watch.prepare(me)
+    deadlines[me] = time.monotonic() + seconds
     try:
         try:
-            return call()
+            return call(argument)
         finally:
-            if _watch.deadlines.pop(ident, None) is None:
+            if deadlines.pop(me, None) is None:
                 time.sleep(0.2)  # the interrupt is on its way: let it come here and nowhere else
     except _TookTooLong:
         raise TimeoutError(f"took longer than {seconds:g} s") from None
@@ -85,22 +92,23 @@ def limited(call: Callable[[], Any], seconds: float) -> Any:
 def judge(verifier: Callable[[Any], Any], view: Any, seconds: float = LIMIT_S) -> Verdict:
     """Ask a verifier for its verdict, within a time, a size and the rules of ``Verdict``."""
     try:
-        verdict = limited(lambda: verifier(view), seconds)
+        verdict = limited(verifier, view, seconds)
     except Exception as error:
         return Verdict.invalid(f"{type(error).__name__}: {str(error)[:500]}")
     if type(verdict) is not Verdict:
         return Verdict.invalid(f"a verifier must return a Verdict, not {type(verdict).__name__}")
-    if verdict.status not in ("scored", "tampered", "invalid"):
+    if verdict.evidence or verdict.critique:
+        try:
+            size(verdict.evidence, LIMIT_BYTES - size(verdict.critique or "", LIMIT_BYTES))
+        except ValueError as error:
+            return Verdict.invalid(f"the evidence or critique {error}")
+    if verdict.status == "scored":
+        if type(verdict.value) is float and math.isfinite(verdict.value):
+            return verdict
+        return Verdict.invalid(f"a verifier's value must be a finite number, not {reprlib.repr(verdict.value)}")
+    if verdict.status not in ("tampered", "invalid"):
         return Verdict.invalid(f"a verdict's status cannot be {reprlib.repr(verdict.status)}")
-    try:
-        size(verdict.evidence, LIMIT_BYTES - size(verdict.critique or "", LIMIT_BYTES))
-    except ValueError as error:
-        return Verdict.invalid(f"the evidence or critique {error}")
-    if verdict.status != "scored":
-        return verdict if verdict.value is None else Verdict.invalid(f"a verdict that is {verdict.status} carries no value")
-    if type(verdict.value) is float and math.isfinite(verdict.value):
-        return verdict
-    return Verdict.invalid(f"a verifier's value must be a finite number, not {reprlib.repr(verdict.value)}")
+    return verdict if verdict.value is None else Verdict.invalid(f"a verdict that is {verdict.status} carries no value")
 
 
 def size(value: Json, most: int) -> int:

@@ -36,6 +36,7 @@ from agentgym.rewards import (
     normalise,
     outcome,
     potential,
+    residual,
     route,
     schedule,
     settle,
@@ -59,7 +60,7 @@ SPECS = [
     gate(S, by=step("t"), strict=True), gate(S, by=group(O), threshold=0.5), trust(S, by=O), combine((S, step("t")), form="min"), combine((O, O), form="robust", weight=0.3),
     route({"": O + S, "x": S}), group(O, stat="std"), win_rate((O, S), margins=(0.1,)), win_rate((O,), anchor=True), diversity(of="anchor"),
     lagrangian(S, limit=0.2), blend(S, primary=O), assign(O, to="discounted", gamma=0.5), assign(O, to="uniform"), assign(O), min_form(S), min_form(S, temperature=0.0),
-    attribute(O, by=S), length(), length("chars") * -0.1, length("tokens"), budget(5, unit="turns", buffer=2.0), budget(3, unit="turns"), span("s"), span("s", unit="tokens"),
+    attribute(O, by=S), length(), length("chars") * -0.1, length("tokens"), residual(O, parts=(length(),)), residual(O), budget(5, unit="turns", buffer=2.0), budget(3, unit="turns"), span("s"), span("s", unit="tokens"),
     gate(gate(S, by=step("t")), by=O), cap(delta(S)) + min_form(S + step("t")), 0.5 * late("j", level="outcome"),
 ]  # fmt: skip
 WORLD = World({"o": "outcome", "s": "step", "t": "step"}, {"n": "step", "j": "outcome"})

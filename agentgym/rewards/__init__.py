@@ -18,6 +18,7 @@ from agentgym.rewards.transforms import (
     gate,
     normalise,
     potential,
+    residual,
     schedule,
     sigmoid,
     threshold,

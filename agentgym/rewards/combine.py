@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Literal
 import msgspec
 import numpy as np
 
+from agentgym.episode import Episode
 from agentgym.errors import SpecError
 from agentgym.rewards import groups
 from agentgym.rewards.groups import Floats
 from agentgym.rewards.spec import ORDER, WHOLE, Need, Spec, World, latest, merged, per_episode
 from agentgym.rewards.table import Column, Known, Level, Table
+from agentgym.verdict import Term
 
 
 class Sum(Spec, frozen=True):
@@ -22,6 +24,9 @@ class Sum(Spec, frozen=True):
 
     def columns(self, table: Table) -> list[Column]:
         return [column for part in self.parts for column in part.columns(table)]
+
+    def now(self, episode: Episode, turn: int) -> list[Term]:
+        return [term for part in self.parts for term in part.now(episode, turn)]
 
     def check(self, world: World, path: str) -> Level | None:
         levels = {part.check(world, where) for where, part in self.children(path)}

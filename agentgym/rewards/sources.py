@@ -6,10 +6,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from agentgym.episode import Episode
 from agentgym.errors import SpecError, nearest
 from agentgym.rewards.groups import Floats
 from agentgym.rewards.spec import Need, Spec, World
-from agentgym.rewards.table import Column, Known, Level, Table
+from agentgym.rewards.table import Column, Known, Level, Table, value_of
+from agentgym.verdict import EPISODE, Place, Term
 
 Unit = Literal["turns", "chars", "tokens"]
 
@@ -30,6 +32,10 @@ class Step(Spec, frozen=True):
     def columns(self, table: Table) -> list[Column]:
         return [Column(self.name, "turn", "turn", table.step(self.name))]
 
+    def now(self, episode: Episode, turn: int) -> list[Term]:
+        value = value_of(episode.turns[turn].verdicts.get(self.name))
+        return [Term(self.name, value, Place("turn", turn), turn)] if value else []
+
     def check(self, world: World, path: str) -> Level:
         _named(self.name, "step", dict(world.verdicts), path)
         return "turn"
@@ -44,6 +50,11 @@ class Outcome(Spec, frozen=True):
 
     def columns(self, table: Table) -> list[Column]:
         return [Column(self.name, "episode", "end", table.outcome(self.name))]
+
+    def now(self, episode: Episode, turn: int) -> list[Term]:
+        value = value_of(episode.verdicts.get(self.name))
+        over = episode.stop_reason is not None and turn == len(episode.turns) - 1
+        return [Term(self.name, value, EPISODE, turn)] if over and value is not None else []
 
     def check(self, world: World, path: str) -> Level:
         _named(self.name, "outcome", dict(world.verdicts), path)

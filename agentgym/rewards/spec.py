@@ -11,6 +11,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -40,7 +41,7 @@ class World(Struct, frozen=True):
     sources: Mapping[str, str] = {}
 
 
-class Spec(Struct, frozen=True):
+class Spec(Struct, frozen=True, dict=True):
     """A node of an expression. ``a + b`` joins terms, ``w * a`` scales them; ``str`` prints what ``parse`` reads.
 
     ``takes`` are the levels its parts may have, ``gives`` its own (None: that of its parts), ``when`` the earliest it is known.
@@ -105,7 +106,7 @@ class Spec(Struct, frozen=True):
         for _, part in self.children():
             yield from part.nodes()
 
-    @property
+    @cached_property
     def known(self) -> Known:
         """When all its terms can be known."""
         if self.needs:
@@ -125,17 +126,27 @@ class Spec(Struct, frozen=True):
     def at(self, episode: Episode, turn: int) -> list[Term]:
         """The terms that become known at ``turn``, from the record up to it."""
         over = episode.stop_reason is not None and turn == len(episode.turns) - 1
-        due = [p for p in parts_of(self) if ORDER.index(p.first) <= over]
-        if not due:
-            return []
-        table = Table([episode], turn + 1)
-        columns = [c for part in due for c in part.columns(table)]
-        return [t for t in to_terms(columns, table)[0] if t.known_at == turn]
+        return [term for part in (self.at_end if over else self.at_turn) for term in part.now(episode, turn)]
+
+    @cached_property
+    def at_turn(self) -> tuple[Spec, ...]:
+        """The summands that can have something to say at any turn."""
+        return tuple(p for p in parts_of(self) if p.first == "turn")
+
+    @cached_property
+    def at_end(self) -> tuple[Spec, ...]:
+        """The summands that can have something to say at the end."""
+        return tuple(p for p in parts_of(self) if p.first != "late")
 
     @property
     def first(self) -> Known:
         """When the first of its terms can be known."""
         return self.known
+
+    def now(self, episode: Episode, turn: int) -> list[Term]:
+        """What ``at`` gives, of one summand. Nodes on the way of every step shorten it; the tests hold both ways equal."""
+        table = Table([episode], turn + 1)
+        return [t for t in to_terms(self.columns(table), table)[0] if t.known_at == turn]
 
     def __hash__(self) -> int:
         return hash(str(self))

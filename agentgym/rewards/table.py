@@ -6,6 +6,7 @@ E episodes, T turns of the longest one. NaN is "there is none": an invalid verdi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -61,12 +62,21 @@ class Table:
         self.steps: dict[str, Floats] = {}
         self.outcomes: dict[str, Floats] = {}
 
-    @property
+    @cached_property
     def played_ET(self) -> NDArray[np.bool_]:  # noqa: N802  # array names end in their axes
         """True where a turn was played."""
         return np.arange(self.width)[None] < self.length_E[:, None]
 
-    @property
+    @cached_property
+    def _verdicts(self) -> list[dict[str, Verdict]]:
+        """Those of every turn, one episode after the other."""
+        return [t.verdicts for turns in self.turns for t in turns]
+
+    @cached_property
+    def _late(self) -> list[dict[str, Verdict]]:
+        return [t.late for turns in self.turns for t in turns]
+
+    @cached_property
     def width(self) -> int:
         """T."""
         return int(self.length_E.max(initial=1))
@@ -74,8 +84,23 @@ class Table:
     def step(self, name: str, late: bool = False) -> Floats:
         """``[E, T]``: the values of a step verdict, or of a late source's."""
         if name not in self.steps:
-            self.steps[name] = self.each_turn(lambda turn: value_of((turn.late if late else turn.verdicts).get(name)))
+            of = self._late if late else self._verdicts
+            try:
+                flat_N = np.array([verdicts[name].value for verdicts in of], dtype=np.float64)
+            except KeyError:
+                flat_N = np.array([value_of(verdicts.get(name)) for verdicts in of], dtype=np.float64)
+            for n in np.flatnonzero(np.isnan(flat_N)):
+                if (verdict := of[n].get(name)) is not None and verdict.status == "tampered":
+                    flat_N[n] = FLOOR
+            self.steps[name] = self._spread(flat_N)
         return self.steps[name]
+
+    def _spread(self, flat_N: Floats) -> Floats:
+        """``[E, T]`` of one number per turn of all episodes, one after the other."""
+        out_ET = np.full((len(self.episodes), self.width), np.nan)
+        out_ET[self.played_ET] = flat_N
+        out_ET[~self.valid_E] = np.nan
+        return out_ET
 
     def outcome(self, name: str, late: bool = False) -> Floats:
         """``[E, 1]``: the value of an outcome verdict, or of a late source's, of the episodes that are over."""
@@ -87,11 +112,7 @@ class Table:
 
     def each_turn(self, read: Callable[[Turn], float | None]) -> Floats:
         """``[E, T]`` of a number read from each turn."""
-        out_ET = np.full((len(self.episodes), self.width), np.nan)
-        for row_T, turns, valid in zip(out_ET, self.turns, self.valid_E, strict=True):
-            if valid and turns:
-                row_T[: len(turns)] = [read(t) for t in turns]
-        return out_ET
+        return self._spread(np.array([read(t) for turns in self.turns for t in turns], dtype=np.float64))
 
     def dial(self, name: str, default: float) -> Floats:
         """``[E, 1]``: a number of the run (training step, multiplier) under which each episode was settled."""

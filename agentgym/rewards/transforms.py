@@ -9,11 +9,14 @@ from typing import ClassVar, Literal
 import msgspec
 import numpy as np
 
+from agentgym.episode import Episode
 from agentgym.errors import SpecError
 from agentgym.rewards import groups
 from agentgym.rewards.groups import Floats
+from agentgym.rewards.sources import Step
 from agentgym.rewards.spec import TURN, WHOLE, Need, Spec, World, latest, merged, per_episode
-from agentgym.rewards.table import Column, Known, Level, Table, before, filled
+from agentgym.rewards.table import Column, Known, Level, Table, before, filled, value_of
+from agentgym.verdict import Place, Term
 
 
 def _with(column: Column, source: str, value_ET: Floats, known: Known | None = None) -> Column:
@@ -46,6 +49,10 @@ class Scale(Spec, frozen=True):
 
     def columns(self, table: Table) -> list[Column]:
         return [_with(c, c.source, c.value_ET * self.weight) for c in self.terms.columns(table)]
+
+    def now(self, episode: Episode, turn: int) -> list[Term]:
+        scaled = (Term(t.source, t.value * self.weight, t.place, t.known_at) for t in self.terms.now(episode, turn))
+        return [t for t in scaled if t.value or t.place.level in WHOLE]
 
     def check(self, world: World, path: str) -> Level | None:
         return self.terms.check(world, f"{path}.terms")
@@ -92,6 +99,23 @@ class Delta(Elementwise, frozen=True):
         level_ET = filled(x_ET)
         return np.where(np.isnan(x_ET), np.nan, level_ET - before(level_ET))
 
+    def now(self, episode: Episode, turn: int) -> list[Term]:
+        if not isinstance(self.terms, Step):
+            return super().now(episode, turn)
+        name = self.terms.name
+        value = value_of(episode.turns[turn].verdicts.get(name))
+        change = None if value is None else value - level(episode, name, turn - 1)
+        return [Term(f"delta:{name}", change, Place("turn", turn), turn)] if change else []
+
+
+def level(episode: Episode, name: str, turn: int) -> float:
+    """The value of a step verdict at or before ``turn``: 0 before there is one."""
+    for each in range(turn, -1, -1):
+        value = value_of(episode.turns[each].verdicts.get(name))
+        if value is not None:
+            return value
+    return 0.0
+
 
 class Potential(Elementwise, frozen=True):
     """Shaping γΦ(s') − Φ(s) with Φ a level, 0 at the start and at every end: the best policy is unchanged.
@@ -108,6 +132,14 @@ class Potential(Elementwise, frozen=True):
         end_ET = table.over_E[:, None] & (np.arange(table.width)[None] == table.length_E[:, None] - 1)
         value_ET = self.gamma * np.where(end_ET, 0.0, level_ET) - before(level_ET)
         return np.where(table.played_ET & table.valid_E[:, None], value_ET, np.nan)
+
+    def now(self, episode: Episode, turn: int) -> list[Term]:
+        if not isinstance(self.terms, Step):
+            return super().now(episode, turn)
+        over = episode.stop_reason is not None and turn == len(episode.turns) - 1
+        name = self.terms.name
+        value = self.gamma * (0.0 if over else level(episode, name, turn)) - level(episode, name, turn - 1)
+        return [Term(f"potential:{name}", value, Place("turn", turn), turn)] if value else []
 
 
 class Sigmoid(Elementwise, frozen=True):
@@ -201,9 +233,9 @@ class Residual(Spec, frozen=True):
         out_E = x_E.copy()
         for g in np.unique(table.group_E):
             at = np.flatnonzero((table.group_E == g) & ~np.isnan(x_E) & ~np.isnan(causes_EK).any(axis=1))
-            causes_nK = causes_EK[at] - causes_EK[at].mean(axis=0)
-            effect_K = np.linalg.lstsq(causes_nK, x_E[at] - x_E[at].mean(), rcond=1e-9)[0] if len(at) > causes_EK.shape[1] else 0.0
-            out_E[at] -= causes_nK @ effect_K if np.ndim(effect_K) else 0.0
+            if len(at) > causes_EK.shape[1] > 0:
+                causes_nK = causes_EK[at] - causes_EK[at].mean(axis=0)
+                out_E[at] -= causes_nK @ np.linalg.lstsq(causes_nK, x_E[at] - x_E[at].mean(), rcond=1e-9)[0]
         return [Column(f"residual:{self.terms}", "episode", "late", out_E[:, None])]
 
 
