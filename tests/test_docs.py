@@ -1,6 +1,7 @@
 """Every example in the docs runs as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,5 +28,5 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^    (agentgy
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_in_the_docs_are_commands(line):
-    words = line.split()[1:]
+    words = shlex.split(line)[1:]
     assert parse(find(words[0]), words[1:]).config is not None
