@@ -6,7 +6,7 @@ import pytest
 from worlds import Judge, World
 
 from agentgym import errors
-from agentgym.checks.report import GARBAGE
+from agentgym.checks.subject import GARBAGE
 from agentgym.core import Limits, StopReason, Verdict
 from agentgym.messages import call
 
