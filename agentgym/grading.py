@@ -92,9 +92,13 @@ def limited(call: Callable[[Any], Any], argument: Any, seconds: float) -> Any:
 def judge(verifier: Callable[[Any], Any], view: Any, seconds: float = LIMIT_S) -> Verdict:
     """Ask a verifier for its verdict, within a time, a size and the rules of ``Verdict``."""
     try:
-        verdict = limited(verifier, view, seconds)
+        return checked(limited(verifier, view, seconds))
     except Exception as error:
         return Verdict.invalid(f"{type(error).__name__}: {str(error)[:500]}")
+
+
+def checked(verdict: Any) -> Verdict:
+    """A verdict as it is, if it keeps the rules of ``Verdict``; else an ``invalid`` one that says what was wrong."""
     if type(verdict) is not Verdict:
         return Verdict.invalid(f"a verifier must return a Verdict, not {type(verdict).__name__}")
     if verdict.evidence or verdict.critique:

@@ -23,6 +23,7 @@ from agentgym.evaluation.run import settler_of
 from agentgym.policies import resolve
 from agentgym.registry import installed, load, make
 from agentgym.rewards import attribute, delta, late, outcome, settle
+from agentgym.rewards.settler import Settler
 from agentgym.rollout import Job, Rollout
 from agentgym.verdict import StopReason, Verdict
 
@@ -254,6 +255,32 @@ def test_a_policy_without_probabilities_is_refused_before_the_first_episode():
     rollout = Rollout(make=lambda: env, policy=resolve("oracle"), late=settler_of(env))
     with pytest.raises(CapabilityError, match="take one that owns weights"):
         anyio.run(rollout.run, [Job(env.taskset.ids()[0])])
+
+
+class Broken:
+    level, scope = "step", "episode"
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    async def judge(self, views, policy):
+        if self.rows is None:
+            raise ZeroDivisionError("no luck")
+        return self.rows
+
+    def state(self):
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [(None, "no luck"), ([[Verdict.scored(1.0)]], "another number"), ([[0.5, 0.5]], "must return a Verdict"), ([[Verdict("scored", math.inf)] * 2], "finite")],
+)
+def test_a_source_that_fails_gives_no_terms_and_the_episode_stays_valid(rows, says):
+    view = episode("a", "b", "c")
+    anyio.run(Settler(outcome("task") + late("novelty"), {"novelty": Broken(rows)}).settle, [view], None)
+    assert [t.source for t in view.episode.terms] == ["task"]
+    assert all(t.late["novelty"].status == "invalid" and says in t.late["novelty"].critique for t in view.episode.turns)
 
 
 def test_every_source_is_installed_under_its_name():

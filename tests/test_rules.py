@@ -281,6 +281,13 @@ def test_milestones_pay_once_each_and_going_back_and_forth_pays_nothing_more():
     assert judge(Milestones(events=("key", "door"), in_order=True), view(turns=trace("door", "key"))).value == 0.5
 
 
+def test_a_reward_machine_pays_the_transitions_of_the_turn_and_knows_where_it_is():
+    rule = rules.load("Machine(transitions={'start': {'key': ['armed', 0.5]}, 'armed': {'door': ['in', 1.0], 'trap': ['start', -1.0]}})")
+    turns = ["door", "key", "key", "trap", "key", "door"]
+    seen = [judge(rule, view(turns=trace(*turns[: i + 1]))) for i in range(6)]
+    assert [v.value for v in seen] == [0, 0.5, 0, -1, 0.5, 1] and seen[-1].evidence["state"] == "in"
+
+
 def test_the_same_events_in_another_order_are_another_reward():
     rule = Ordered(formula="G(edit -> F test)")
     assert value(rule, turns=trace("edit", "test")) == 1 and value(rule, turns=trace("test", "edit")) == 0

@@ -16,8 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from agentgym.checks.subject import GARBAGE, Failed, Skipped, Subject, need
 from agentgym.core import AgentEnv, Term
 from agentgym.errors import CallOrderError
-from agentgym.registry import spec
-from agentgym.rewards.spec import Spec, settle
+from agentgym.registry import installed, spec
+from agentgym.rewards.spec import Spec, World, settle
 
 INFO = ("task_id", "turn", "state_hash", "anchor", "messages", "reward_terms", "verdicts", "stop_reason")
 
@@ -160,8 +160,12 @@ def snapshots(subject: Subject) -> str:
 
 
 def reward_specs(subject: Subject) -> str:
-    """For every spec: the step rewards add up to the settled terms, and are finite."""
+    """For every spec: it names what there is, and the step rewards add up to the settled terms, and are finite."""
     env = subject.make()
+    world = World({n: v.level for n, v in env.verifiers.items()}, dict.fromkeys(installed("verifiers"), ""))
+    for reward in env.rewards.values():
+        if isinstance(reward, Spec):
+            reward.check(world, "reward")
     for name in env.rewards:
         env = subject.make(reward=name)
         for task in env.taskset.ids()[: subject.tasks]:

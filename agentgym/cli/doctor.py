@@ -16,7 +16,13 @@ from agentgym.cli.screen import Screen
 from agentgym.registry import specs
 
 TORCH = "pip install torch"
-OPTIONAL = {"torch": TORCH, "transformers": "pip install agentgym-trainers", "pyarrow": "pip install 'agentgym-core[parquet]'"}
+OPTIONAL = {
+    "torch": TORCH,
+    "transformers": "pip install agentgym-trainers",
+    "pyarrow": "pip install 'agentgym-core[parquet]'",
+    "math-verify": "pip install 'agentgym-verifiers[math]'",
+    "sacrebleu": "pip install 'agentgym-verifiers[text]'",
+}
 
 
 class DoctorConfig(Struct, forbid_unknown_fields=True):
@@ -52,7 +58,7 @@ def findings() -> list[Finding]:
     """Everything the doctor looks at."""
     found = [Finding("python", "ok" if sys.version_info >= (3, 11) else "wrong", f"{platform.python_version()} on {platform.platform()}"), clash()]
     for name, mend in OPTIONAL.items():
-        there = util.find_spec(name) is not None
+        there = util.find_spec(name.replace("-", "_")) is not None
         found.append(Finding(name, "ok" if there else "missing", metadata.version(name) if there else "optional", "" if there else mend))
     for tool in ("git", "docker", "bwrap", "chromium"):
         where = shutil.which(tool)

@@ -14,7 +14,7 @@ from agentgym.cli.screen import Screen
 from agentgym.core import Policy
 from agentgym.episode import Episode
 from agentgym.errors import UnknownName
-from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, stores
+from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, stores, write_reward
 from agentgym.policies import resolve
 from agentgym.registry import spec
 from agentgym.rollout import Job, Rollout
@@ -74,6 +74,8 @@ def play(config: PlayConfig, screen: Screen) -> Answer:
 
     async def one() -> Episode:
         with stores(Path(config.out) if config.out else None) as keep:
+            if config.out:
+                write_reward(env, Path(config.out))
             rollout = Rollout(make=plan.environment, policy=policy, late=settler_of(env), keep=keep, provenance=provenance())
             return (await rollout.run([Job(task, seed=config.seed)]))[0]
 

@@ -12,7 +12,8 @@ import msgspec
 
 from agentgym.core import EpisodeView, Policy
 from agentgym.episode import Episode
-from agentgym.errors import CapabilityError
+from agentgym.errors import AgentGymError, CapabilityError
+from agentgym.grading import checked
 from agentgym.rewards.spec import Spec, settle
 from agentgym.rewards.table import Table
 from agentgym.verdict import Verdict
@@ -69,7 +70,7 @@ class Settler:
         """Write the sources' verdicts, the dials and all terms into the records of valid episodes."""
         valid = [v.episode for v in views]
         for name, source in self.sources.items():
-            for episode, verdicts in zip(valid, await source.judge(views, policy), strict=True):
+            for episode, verdicts in zip(valid, await self._ask(source, views, policy), strict=True):
                 if source.level == "outcome":
                     episode.late[name] = verdicts[0]
                 else:
@@ -79,6 +80,20 @@ class Settler:
             episode.dials = dict(self.dials) if "run" in self.needs else {}
         for episode, terms in zip(valid, settle(self.spec, valid), strict=True):
             episode.terms = terms
+
+    async def _ask(self, source: Source, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
+        """A source's verdicts, each checked; all ``invalid`` where it raises or gives too few."""
+        wanted = [1 if source.level == "outcome" else len(v.episode.turns) for v in views]
+        try:
+            given = [[checked(verdict) for verdict in row] for row in await source.judge(views, policy)]
+        except AgentGymError:
+            raise
+        except Exception as error:
+            given, why = [], f"{type(error).__name__}: {str(error)[:500]}"
+        else:
+            why = "it gave another number of verdicts than there are turns"
+        fits = [len(row) for row in given] == wanted
+        return given if fits else [[Verdict.invalid(why)] * n for n in wanted]
 
     def advance(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Learn from a batch what the run learns (dual ascent, running statistics); return the dials from now on."""

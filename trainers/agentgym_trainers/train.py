@@ -65,6 +65,7 @@ class TrainResult(Struct):
     wall_s: float
     out: str
     warm_start: dict[str, Any] = {}
+    notes: list[str] = []
 
 
 @dataclass
@@ -286,7 +287,7 @@ def _result(run: Run, algorithm: str, reward: str, after: Measured, began: float
     assert run.before is not None
     first, last = (str(checkpoint.folder_of(run.out, step)) for step in (0, run.step))
     seconds = round(time.perf_counter() - began, 2)
-    numbers = (run.engine.generated, run.tokens_trained, seconds, str(run.out), run.notes)
+    numbers = (run.engine.generated, run.tokens_trained, seconds, str(run.out), run.notes, run.quarantine.notes())
     result = TrainResult(resolve(run.config.env), algorithm, reward, run.step, run.before, after, first, last, *numbers)
     (run.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     return result

@@ -59,7 +59,7 @@ def draw(template: str, split: str, number: int) -> Task:
         if plan is not None and split_of(template, plan.say) == split:
             level = TEMPLATES[template].level
             data = {"template": template, "level": level, "seed": seed}
-            return Task(f"{template}.{split}.{number}", plan.say, split, data, Limits(max_turns=10 + 5 * level))
+            return Task(f"{template}.{split}.{number}", plan.say, split, data, Limits(max_turns=10 + 5 * level), template)
         attempt += 1
 
 

@@ -5,7 +5,7 @@ verdict ``invalid``; what cannot be found in the episode is the policy's and sco
 """
 
 from agentgym_verifiers.rules.calls import ToolCalls
-from agentgym_verifiers.rules.events import Milestones, Ordered, holds
+from agentgym_verifiers.rules.events import Machine, Milestones, Ordered, holds
 from agentgym_verifiers.rules.form import Pattern, Stages
 from agentgym_verifiers.rules.match import Bleu, Boxes, Exact, Numeric, Rank, Sets, Similar
 from agentgym_verifiers.rules.math import Math
@@ -14,14 +14,14 @@ from agentgym_verifiers.rules.pick import Missing, Rule, pick, rule
 from agentgym_verifiers.rules.state import Schema, SqlMatch, StateMatch
 
 __all__ = [
-    "Bleu", "Boxes", "Duration", "Exact", "Math", "Milestones", "Missing", "Numeric", "Ordered", "Pattern", "Rank", "Rule", "Schema", "Sets",
+    "Bleu", "Boxes", "Duration", "Exact", "Machine", "Math", "Milestones", "Missing", "Numeric", "Ordered", "Pattern", "Rank", "Rule", "Schema", "Sets",
     "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "holds", "load", "pick",
 ]  # fmt: skip
 
 RULES: dict[str, type[Rule]] = {
     c.__name__: c
     for c in (
-        Bleu, Boxes, Duration, Exact, Math, Milestones, Numeric, Ordered, Pattern, Rank, Schema, Sets, Similar, Spent, SqlMatch, Stages,
+        Bleu, Boxes, Duration, Exact, Machine, Math, Milestones, Numeric, Ordered, Pattern, Rank, Schema, Sets, Similar, Spent, SqlMatch, Stages,
         StateMatch, ToolCalls,
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Orders of events over an episode: milestones that pay once, and specifications in linear temporal logic over finite traces."""
+"""Orders of events over an episode: milestones that pay once, reward machines, and linear temporal logic over finite traces."""
 
 from __future__ import annotations
 
@@ -55,6 +55,28 @@ class Ordered(Rule, frozen=True, kw_only=True):
 
     def score(self, view: EpisodeView) -> Verdict:
         return Verdict.scored(float(holds(self.formula, [events_of(t) for t in view.episode.turns])))
+
+
+class Machine(Rule, frozen=True, kw_only=True):
+    """A reward machine: a step verdict that pays the transitions taken in the last turn.
+
+    ``transitions[state][event] = [next state, reward]``; an event without a transition changes nothing; the events of one turn are
+    taken in the alphabet's order. Source: "Using Reward Machines for High-Level Task Specification and Decomposition in Reinforcement
+    Learning".
+    """
+
+    transitions: dict[str, dict[str, tuple[str, float]]]
+    start: str = "start"
+    level: Literal["step", "outcome"] = "step"
+
+    def score(self, view: EpisodeView) -> Verdict:
+        state, paid = self.start, 0.0
+        for turn in view.episode.turns:
+            paid = 0.0
+            for event in sorted(events_of(turn)):
+                state, reward = self.transitions.get(state, {}).get(event, (state, 0.0))
+                paid += reward
+        return Verdict.scored(paid, state=state)
 
 
 def holds(formula: str, trace: Sequence[frozenset[str]]) -> bool:
