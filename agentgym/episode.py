@@ -306,7 +306,7 @@ def read_parquet(path: Path) -> Iterator[Episode]:
 def _flat(episode: Episode) -> dict[str, Any]:
     """Columns that people filter by, and the whole record as JSON."""
     return {
-        **{k: getattr(episode, k) for k in ("id", "env", "task", "split", "attempt", "policy", "reward", "status")},
+        **{k: getattr(episode, k) for k in ("id", "env", "task", "kind", "split", "attempt", "policy", "reward", "status")},
         "stop_reason": episode.stop_reason and episode.stop_reason.value,
         "success": episode.success,
         "total": episode.total,

@@ -34,6 +34,7 @@ class _Watch:
     def __init__(self) -> None:
         self.deadlines: dict[int, float] = {}
         self.ready: set[int] = set()
+        self.striking = threading.Lock()
         self.main = threading.main_thread().ident
 
     def prepare(self, me: int) -> None:
@@ -46,15 +47,16 @@ class _Watch:
 
     def forget(self) -> None:
         """In a forked child there is no watching thread."""
-        self.deadlines, self.ready, self.main = {}, set(), threading.main_thread().ident
+        self.__init__()  # type: ignore[misc]  # as new
 
     def _run(self) -> None:
         while True:
             time.sleep(0.05)
             now = time.monotonic()
             for ident, deadline in list(self.deadlines.items()):
-                if now > deadline and self.deadlines.pop(ident, None) is not None:
-                    self._interrupt(ident)
+                with self.striking:
+                    if now > deadline and self.deadlines.pop(ident, None) is not None:
+                        self._interrupt(ident)
 
     def _interrupt(self, ident: int) -> None:
         if ident == self.main:
@@ -84,7 +86,8 @@ def limited(call: Callable[[Any], Any], argument: Any, seconds: float) -> Any:
             return call(argument)
         finally:
             if deadlines.pop(me, None) is None:
-                time.sleep(0.2)  # the interrupt is on its way: let it come here and nowhere else
+                with _watch.striking:  # once the interrupt is sent, let it come here and nowhere else
+                    time.sleep(0.2)
     except _TookTooLong:
         raise TimeoutError(f"took longer than {seconds:g} s") from None
 

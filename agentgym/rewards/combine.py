@@ -12,7 +12,7 @@ from agentgym.episode import Episode
 from agentgym.errors import SpecError
 from agentgym.rewards import groups
 from agentgym.rewards.groups import Floats
-from agentgym.rewards.spec import ORDER, WHOLE, Need, Spec, World, latest, merged, per_episode
+from agentgym.rewards.spec import ORDER, WHOLE, Need, Spec, World, latest, merged, per_episode, weighted
 from agentgym.rewards.table import Column, Known, Level, Table
 from agentgym.verdict import Term
 
@@ -185,9 +185,7 @@ class Lagrangian(Spec, frozen=True):
     needs: ClassVar[Need] = "run"
 
     def columns(self, table: Table) -> list[Column]:
-        weight_E1 = -table.dial(self._dial, self.start)
-        found = self.terms.columns(table)
-        return [msgspec.structs.replace(c, source=f"lagrangian:{c.source}", value_ET=c.value_ET * weight_E1, known="late") for c in found]
+        return weighted("lagrangian", self.terms.columns(table), -table.dial(self._dial, self.start))
 
     @property
     def _dial(self) -> str:
@@ -215,9 +213,7 @@ class Blend(Spec, frozen=True):
     needs: ClassVar[Need] = "run"
 
     def columns(self, table: Table) -> list[Column]:
-        weight_E1 = table.dial(self._dial, self.start)
-        found = self.terms.columns(table)
-        return [msgspec.structs.replace(c, source=f"blend:{c.source}", value_ET=c.value_ET * weight_E1, known="late") for c in found]
+        return weighted("blend", self.terms.columns(table), table.dial(self._dial, self.start))
 
     @property
     def _dial(self) -> str:

@@ -214,6 +214,11 @@ def merged(columns: Sequence[Column], table: Table) -> Column:
     return Column("+".join(c.source for c in columns), columns[0].level, known, np.sum([c.value_ET for c in columns], axis=0))
 
 
+def weighted(name: str, columns: Sequence[Column], weight_E1: Floats) -> list[Column]:
+    """Columns times a number of each episode that only the rollout has; ``name`` goes before their source."""
+    return [msgspec.structs.replace(c, source=f"{name}:{c.source}", value_ET=c.value_ET * weight_E1, known="late") for c in columns]
+
+
 def latest(*known: Known) -> Known:
     """The last of several times of knowing."""
     return max(known, key=ORDER.index)

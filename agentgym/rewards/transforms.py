@@ -14,7 +14,7 @@ from agentgym.errors import SpecError
 from agentgym.rewards import groups
 from agentgym.rewards.groups import Floats
 from agentgym.rewards.sources import Step
-from agentgym.rewards.spec import TURN, WHOLE, Need, Spec, World, latest, merged, per_episode
+from agentgym.rewards.spec import TURN, WHOLE, Need, Spec, World, latest, merged, per_episode, weighted
 from agentgym.rewards.table import Column, Known, Level, Table, before, filled, value_of
 from agentgym.verdict import Place, Term
 
@@ -280,8 +280,7 @@ class Schedule(Spec, frozen=True):
 
     def columns(self, table: Table) -> list[Column]:
         done_E1 = np.clip(table.dial(self._dial, 0.0) / self.over, 0.0, 1.0)
-        weight_E1 = self.start + (self.end - self.start) * done_E1
-        return [_with(c, f"schedule:{c.source}", c.value_ET * weight_E1, "late") for c in self.terms.columns(table)]
+        return weighted("schedule", self.terms.columns(table), self.start + (self.end - self.start) * done_E1)
 
     @property
     def _dial(self) -> str:
@@ -355,7 +354,7 @@ class Trust(Spec, frozen=True):
         gap_E = groups.most(right, table.group_E), groups.most(wrong, table.group_E)
         high_E, low_E = (_spread(x_E, table.group_E) for x_E in gap_E)
         weight_E = np.nan_to_num(np.exp(np.minimum(0.0, high_E - low_E) / self.temperature), nan=1.0)
-        return [_with(c, f"trust:{c.source}", c.value_ET * weight_E[:, None], "late") for c in found]
+        return weighted("trust", found, weight_E[:, None])
 
     def check(self, world: World, path: str) -> Level | None:
         if self.by.check(world, f"{path}.by") not in WHOLE:
