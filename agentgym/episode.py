@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from agentgym.errors import RecordError
 from agentgym.messages import Message, ToolCall
+from agentgym.secrets import Redactor
 from agentgym.verdict import Culprit, Json, StopReason, Term, Verdict
 
 SCHEMA = 1
@@ -152,7 +153,7 @@ class _Commit:
 
 
 class EpisodeStore:
-    """Append-only writer of one ``.jsonl`` file, held under an exclusive lock.
+    """Append-only writer of one ``.jsonl`` file, held under an exclusive lock. Secrets are masked before they are written.
 
     Raises:
         RecordError: another process writes this file.
@@ -168,6 +169,7 @@ class EpisodeStore:
             os.close(self._file)
             raise RecordError(f"{path} is being written by another process") from None
         self._end = self._repair()
+        self._redact = Redactor()
         self._waiting: list[bytes] = []
         self._next = _Commit()
         self._flushing = False
@@ -206,7 +208,7 @@ class EpisodeStore:
         Raises:
             RecordError: it could not be written (disk full); the file is as it was before.
         """
-        self._waiting.append(encode(episode))
+        self._waiting.append(self._redact(encode(episode)))
         commit = self._next
         if not self._flushing:
             self._flushing = True
@@ -247,9 +249,11 @@ class ArtefactStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._redact = Redactor()
 
     def put(self, data: bytes) -> str:
-        """Keep ``data``; return its sha256. Written once, whole or not at all."""
+        """Keep ``data``, its secrets masked; return its sha256. Written once, whole or not at all."""
+        data = self._redact(data)
         name = digest(data)
         path = self.folder / name[:2] / name
         if not path.exists():

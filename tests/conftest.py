@@ -1,4 +1,5 @@
 import pytest
+from hypothesis import settings
 
 from agentgym.core import AgentEnv
 from agentgym.registry import make
@@ -9,3 +10,7 @@ def desk() -> AgentEnv:
     env = make("tools/desk", reward="stepwise")
     yield env
     env.close()
+
+
+settings.register_profile("plain", deadline=None)
+settings.load_profile("plain")
