@@ -194,6 +194,8 @@ class AgentGame(Protocol):
 class AgentEnv(gymnasium.Env[Obs, str]):
     """A Gymnasium environment that speaks text. The base owns turns, limits, verifiers, reward and ``info``.
 
+    ``deferred`` is set by a rollout that grades finished episodes itself, beside stepping.
+
     An author writes ``tasks``, ``_begin``, ``_advance`` and, where it has them, ``_artefacts``, ``oracle``, ``_save`` and
     ``_load``; and declares ``tools``, ``verifiers`` and ``rewards``. Same seed and task: the same episode.
     """
@@ -207,6 +209,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
 
     task: Task
     episode: Episode
+    deferred: bool = False
     _options: dict[str, Any]
     _shown: Scene
     _hash: str
@@ -413,9 +416,10 @@ class AgentEnv(gymnasium.Env[Obs, str]):
             self._status = "over"
             episode.stop_reason, episode.closing = reason, self._shown.messages
             self.artefacts = self._artefacts()
-            episode.verdicts = grade(self.verifiers, EpisodeView(self.task, episode, self.artefacts))
-            require_valid(episode.verdicts)
-            episode.status = "valid"
+            if not self.deferred:
+                episode.verdicts = grade(self.verifiers, EpisodeView(self.task, episode, self.artefacts))
+                require_valid(episode.verdicts)
+                episode.status = "valid"
         turn.duration_s = time.perf_counter() - began
         terms = self.reward.at(episode, len(episode.turns) - 1)
         episode.terms += terms

@@ -57,6 +57,7 @@ class Turn(Struct, omit_defaults=True):
     verdicts: dict[str, Verdict] = {}
     late: dict[str, Verdict] = {}
     tokens: Tokens | None = None
+    usage: dict[str, int] = {}
     duration_s: float = 0.0
 
 
@@ -91,6 +92,7 @@ class Episode(Struct, omit_defaults=True):
     late: dict[str, Verdict] = {}
     terms: list[Term] = []
     dials: dict[str, float] = {}
+    cost: float = 0.0
     artefacts: dict[str, str] = {}
     limits: dict[str, int | None] = {}
     options: dict[str, Json] = {}

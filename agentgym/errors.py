@@ -122,6 +122,17 @@ class RecordError(AgentGymError, ValueError):
     """Raised when an episode file or a run folder cannot be trusted or read."""
 
 
+class BundleError(RecordError):
+    """Raised when a bundle is not what it says: which bundle, which ``file`` of it, and why."""
+
+    def __init__(self, bundle: str, file: str, why: str) -> None:
+        self.file = file
+        super().__init__(bundle, file, why)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]} {self.args[2]}"
+
+
 class TemplateRefused(AgentGymError, ValueError):
     """Raised when a chat template rewrites history, so that sampled ids could not stay as they were sampled."""
 

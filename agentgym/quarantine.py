@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 
-from agentgym.core import AgentEnv, EpisodeView
+from agentgym.core import EpisodeView, Verifier
 from agentgym.errors import VerifierFault
 from agentgym.grading import grade
 
@@ -25,14 +26,14 @@ class Quarantine:
         """The verifiers in quarantine."""
         return sorted(n for n, count in self.disagreed.items() if count >= self.patience)
 
-    def inspect(self, env: AgentEnv) -> VerifierFault | None:
-        """Look at a finished episode; a fault if one of its verdicts differs now, or is of a verifier in quarantine."""
-        episode = env.episode
+    def inspect(self, verifiers: Mapping[str, Verifier], view: EpisodeView) -> VerifierFault | None:
+        """Look at a graded episode; a fault if one of its verdicts differs now, or is of a verifier in quarantine."""
+        episode = view.episode
         if bad := [n for n in self.out if n in episode.verdicts]:
             return VerifierFault(f"verifier {bad[0]} is in quarantine: it contradicted itself {self.disagreed[bad[0]]} times")
         if zlib.crc32(episode.id.encode()) % self.every:
             return None
-        again = grade(env.verifiers, EpisodeView(env.task, episode, env.artefacts))
+        again = grade(verifiers, view)
         self.asked.update(again.keys())
         differ = [n for n, v in again.items() if (v.status, v.value) != (episode.verdicts[n].status, episode.verdicts[n].value)]
         self.disagreed.update(differ)

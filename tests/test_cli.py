@@ -57,8 +57,8 @@ def test_eval_verify_replay(capfd, tmp_path):
     assert code == 0 and result["episodes"] == result["valid"] == 10 and result["invalid"] == 0
     assert set(result) >= {"env", "policy", "split", "success", "reward", "metrics", "pass_at", "turns_mean", "tokens", "model_calls", "wall_s", "out"}
     assert result["success"]["mean"] == 1.0 and set(result["success"]) >= {"mean", "low", "high", "method"} and result["pass_at"] == {"1": 1.0, "2": 1.0}
-    assert document(capfd, "verify", out) == (0, {"episodes": 10, "reproduced": 10, "mismatched": [], "unverifiable": []})
-    assert document(capfd, "replay", out) == (0, {"episodes": 10, "identical": 10, "diverged": []})
+    assert document(capfd, "verify", out) == (0, {"episodes": 10, "reproduced": 10, "mismatched": [], "unverifiable": [], "broken": []})
+    assert document(capfd, "replay", out) == (0, {"episodes": 10, "identical": 10, "diverged": [], "broken": []})
     code, again = document(capfd, "eval", "--env", "tools/desk", "--policy", f"replay:{out}", "--tasks", "5")
     assert again["success"]["mean"] == 1.0
     code, _, err = run(capfd, "eval", "--env", "tools/desk", "--policy", f"replay:{out}", "--tasks", "6")

@@ -157,7 +157,13 @@ def test_a_snapshot_outlives_its_environment_and_gives_the_same_future():
 def test_every_error_pickles():
     for cls in vars(errors).values():
         if isinstance(cls, type) and issubclass(cls, errors.AgentGymError):
-            made = cls("flag", "x", ["y"]) if cls is errors.UnknownName else cls("a", "b") if cls in (errors.MissingExtra, errors.SpecError) else cls("a")
+            made = (
+                cls("flag", "x", ["y"])
+                if cls in (errors.UnknownName, errors.BundleError)
+                else cls("a", "b")
+                if cls in (errors.MissingExtra, errors.SpecError)
+                else cls("a")
+            )
             again = pickle.loads(pickle.dumps(made))
             assert str(again) == str(made) and len(cls.__mro__) > 3
 

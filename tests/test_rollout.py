@@ -4,6 +4,7 @@ import anyio
 import pytest
 from worlds import Judge, Says, World
 
+from agentgym.budget import Bounds
 from agentgym.core import Capabilities, Completion, Limits, Tokens, Verdict
 from agentgym.episode import EpisodeStore, read_episodes
 from agentgym.errors import ContextOverflow, PolicyFault
@@ -85,13 +86,13 @@ def counted(n: int, finish: str) -> Says:
 
 
 def test_a_token_budget_reached_inside_a_call_keeps_the_episode_and_does_not_run_the_call():
-    (episode,) = play(Rollout(make=World, policy=counted(10, "length"), max_tokens=50, episode_tokens=10), "t.4")
+    (episode,) = play(Rollout(make=World, policy=counted(10, "length"), max_tokens=50, bounds=Bounds(tokens=10)), "t.4")
     assert (episode.status, episode.stop_reason) == ("valid", "max_tokens")
     assert len(episode.turns) == 1 and episode.turns[0].problem.startswith("not executed") and len(episode.turns[0].tokens.ids) == 10
 
 
 def test_a_spent_budget_ends_the_episode_before_the_next_action():
-    (episode,) = play(Rollout(make=World, policy=counted(10, "stop"), episode_tokens=20), "t.4")
+    (episode,) = play(Rollout(make=World, policy=counted(10, "stop"), bounds=Bounds(tokens=20)), "t.4")
     assert episode.stop_reason == "max_tokens" and sum(len(t.tokens.ids) for t in episode.turns if t.tokens) == 20
 
 

@@ -12,7 +12,7 @@ from agentgym.checks import check as run_checks
 from agentgym.checks.attacks import NOT_APPLICABLE
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
-from agentgym.errors import UsageError
+from agentgym.evaluation.bundle import looked_into
 from agentgym.evaluation.regrade import explained, replay, verify
 from agentgym.rewards.explain import lines as tree_lines
 
@@ -27,7 +27,7 @@ class CheckConfig(Struct, forbid_unknown_fields=True):
 class FolderConfig(Struct, forbid_unknown_fields=True):
     """A run folder."""
 
-    folder: Annotated[str, Meta(description="run folder")]
+    folder: Annotated[str, Meta(description="run folder, or a packed one")]
 
 
 def check(config: CheckConfig, screen: Screen) -> Answer:
@@ -42,13 +42,6 @@ def _summary(report: Report) -> str:
     return f"{report.env} {'passed' if report.passed else 'FAILED'}: {oracle}, noop {report.noop.success:.3f}, {held}"
 
 
-def _folder(config: FolderConfig) -> Path:
-    path = Path(config.folder)
-    if not (path / "episodes.jsonl").is_file():
-        raise UsageError(f"{path} is not a run folder (no episodes.jsonl); make one with: agentgym eval --env ENV --out DIR")
-    return path
-
-
 class VerifyConfig(FolderConfig, forbid_unknown_fields=True):
     """A run folder, and perhaps one episode of it."""
 
@@ -56,22 +49,26 @@ class VerifyConfig(FolderConfig, forbid_unknown_fields=True):
 
 
 def verify_folder(config: VerifyConfig, screen: Screen) -> Answer:
-    if config.explain is not None:
-        tree = explained(_folder(config), config.explain)
-        return Answer(tree, "\n".join(tree_lines(tree)))
-    result = verify(_folder(config))
-    lines = [f"{m['episode']}: {m['why']}" for m in result.mismatched[:20]]
+    with looked_into(Path(config.folder)) as (folder, broken):
+        if config.explain is not None:
+            tree = explained(folder, config.explain)
+            return Answer(tree, "\n".join(tree_lines(tree)))
+        result = verify(folder)
+    result.broken = broken
+    lines = [*broken, *(f"{m['episode']}: {m['why']}" for m in result.mismatched[:20])]
     lines.append(
         f"{result.reproduced} of {result.episodes} episodes reproduced; {len(result.mismatched)} differ, {len(result.unverifiable)} cannot be verified in full"
     )
-    return Answer(result, "\n".join(lines), 1 if result.mismatched else 0)
+    return Answer(result, "\n".join(lines), 1 if result.mismatched or broken else 0)
 
 
 def replay_folder(config: FolderConfig, screen: Screen) -> Answer:
-    result = replay(_folder(config))
-    lines = [f"{d.episode} turn {d.turn}: {d.why}" for d in result.diverged[:20]]
+    with looked_into(Path(config.folder)) as (folder, broken):
+        result = replay(folder)
+    result.broken = broken
+    lines = [*broken, *(f"{d.episode} turn {d.turn}: {d.why}" for d in result.diverged[:20])]
     lines.append(f"{result.identical} of {result.episodes} episodes are identical")
-    return Answer(result, "\n".join(lines), 1 if result.diverged else 0)
+    return Answer(result, "\n".join(lines), 1 if result.diverged or broken else 0)
 
 
 CHECK = Command("check", "Check an environment: conformance and the reward audit.", "agentgym check tools/desk", CheckConfig, check, ("env",))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
+import msgspec
 from msgspec import Meta, Struct
+from rich.console import Group
 from rich.table import Table
 
+from agentgym.budget import Bounds, Prices
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
 from agentgym.core import Policy
 from agentgym.episode import Episode
-from agentgym.errors import UnknownName
+from agentgym.errors import UnknownName, UsageError
+from agentgym.evaluation.bundle import pack
 from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, stores, write_reward
 from agentgym.policies import resolve
 from agentgym.registry import spec
@@ -36,7 +41,7 @@ class PlayConfig(Struct, forbid_unknown_fields=True, kw_only=True):
 class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """Many episodes of one policy."""
 
-    env: Annotated[str, Meta(description="environment id")]
+    env: Annotated[str, Meta(description="environment id, or several with commas between")] = ""
     policy: Annotated[str, Meta(description="oracle, noop, random, replay:DIR, human, hf:PATH, openai:MODEL@URL")] = "oracle"
     split: Annotated[str, Meta(description="split; default test where there is one")] | None = None
     reward: Annotated[str, Meta(description="reward spec")] = "outcome"
@@ -48,7 +53,18 @@ class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     retries: Annotated[int, Meta(description="fresh environments after a fault", ge=0)] = 2
     temperature: Annotated[float, Meta(description="sampling temperature; 0 is greedy", ge=0)] = 0.0
     max_tokens: Annotated[int, Meta(description="longest action in tokens", ge=1)] | None = None
+    max_turns: Annotated[int, Meta(description="most turns of an episode", ge=1)] | None = None
     episode_tokens: Annotated[int, Meta(description="most tokens generated in an episode", ge=1)] | None = None
+    episode_seconds: Annotated[float, Meta(description="longest working time of an episode", gt=0)] | None = None
+    episode_cost: Annotated[float, Meta(description="most an episode may cost, in the unit of the prices", gt=0)] | None = None
+    run_tokens: Annotated[int, Meta(description="most tokens of the whole run; no episode is begun after", ge=1)] | None = None
+    run_seconds: Annotated[float, Meta(description="longest working time of all episodes together", gt=0)] | None = None
+    run_cost: Annotated[float, Meta(description="most the whole run may cost", gt=0)] | None = None
+    price_prompt: Annotated[float, Meta(description="price of a million tokens read", ge=0)] = 0.0
+    price_completion: Annotated[float, Meta(description="price of a million tokens written", ge=0)] = 0.0
+    grade: Annotated[Literal["inline", "deferred"], Meta(description="grade at the end of an episode, or as a stage of its own beside stepping")] = "inline"
+    suite: Annotated[str, Meta(description="TOML file of several runs: [[run]] tables of these same settings")] | None = None
+    pack: Annotated[str, Meta(description="also pack the run folder into this one file (.zip)")] | None = None
     out: Annotated[str, Meta(description="run folder; one that is there is resumed by task and attempt")] | None = None
 
 
@@ -95,11 +111,73 @@ def transcript(episode: Episode) -> str:
     return "\n".join(lines)
 
 
-def evaluation(config: EvalConfig, screen: Screen) -> Answer:
-    plan = Plan(
-        env=config.env, split=_split(config.env, config.split), reward=config.reward, options=config.option, tasks=config.tasks, episodes=config.episodes,
-        seed=config.seed, concurrency=config.concurrency, retries=config.retries, max_tokens=config.max_tokens, episode_tokens=config.episode_tokens,
+def plan_of(config: EvalConfig) -> Plan:
+    """What a command line, or a table of a suite, asks for."""
+    options = dict(config.option)
+    if config.max_turns is not None:
+        options["limits"] = {**options.get("limits", {}), "max_turns": config.max_turns}
+    return Plan(
+        env=config.env, split=_split(config.env, config.split), reward=config.reward, options=options, tasks=config.tasks, episodes=config.episodes,
+        seed=config.seed, concurrency=config.concurrency, retries=config.retries, max_tokens=config.max_tokens, grade=config.grade,
+        episode=Bounds(config.episode_tokens, config.episode_seconds, config.episode_cost),
+        run=Bounds(config.run_tokens, config.run_seconds, config.run_cost), prices=Prices(config.price_prompt, config.price_completion),
     )  # fmt: skip
+
+
+def several(config: EvalConfig) -> list[EvalConfig]:
+    """The runs that a list of environments, or a suite file, asks for; each has a folder of its own under ``out``."""
+    if config.suite is not None:
+        return [_of_suite(config, number, table) for number, table in enumerate(_suite(config.suite))]
+    envs = [e for e in config.env.split(",") if e]
+    if len(envs) == 1:
+        return [config]
+    return [msgspec.structs.replace(config, env=e, out=_below(config.out, e.replace("/", "-")), pack=None) for e in envs]
+
+
+def _below(out: str | None, name: str) -> str | None:
+    return None if out is None else str(Path(out) / name)
+
+
+def _suite(path: str) -> list[dict[str, Any]]:
+    try:
+        tables: list[dict[str, Any]] = tomllib.loads(Path(path).read_text()).get("run", [])
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read the suite {path}: {error}") from None
+    if not tables:
+        raise UsageError(f"{path} has no [[run]] table")
+    return tables
+
+
+def _of_suite(config: EvalConfig, number: int, table: dict[str, Any]) -> EvalConfig:
+    """A table of a suite over what the command line says for all."""
+    for key in table:
+        if key not in EvalConfig.__struct_fields__ or key in ("suite", "out", "pack"):
+            raise UnknownName(f"key of run {number} of {config.suite}", key, EvalConfig.__struct_fields__)
+    given = {**msgspec.structs.asdict(config), **table, "suite": None, "pack": None}
+    given["out"] = _below(config.out, f"{number:02d}-{str(given['env']).replace('/', '-')}")
+    try:
+        return msgspec.convert(given, EvalConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"run {number} of {config.suite}: {error}") from None
+
+
+def evaluation(config: EvalConfig, screen: Screen) -> Answer:
+    if not config.env and not config.suite:
+        raise UsageError("agentgym eval needs ENV (or --suite FILE); e.g. agentgym eval --env tools/desk --policy oracle --tasks 50 --out runs/oracle")
+    if config.pack and not config.out:
+        raise UsageError("--pack needs --out: a run folder to pack")
+    runs = several(config)
+    if len(runs) == 1:
+        answer = _one(runs[0], screen)
+        if config.pack:
+            pack(Path(str(runs[0].out)), Path(config.pack))
+        return answer
+    answers = [_one(run, screen) for run in runs]
+    return Answer({"runs": [a.data for a in answers]}, Group(*(a.text for a in answers)), max(a.code for a in answers))
+
+
+def _one(config: EvalConfig, screen: Screen) -> Answer:
+    plan = plan_of(config)
     wins = [0, 0]
 
     def on_episode(episode: Episode, done: int, total: int) -> None:

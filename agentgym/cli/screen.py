@@ -21,6 +21,7 @@ class Screen:
         self._bar: Progress | None = None
         self._last = 0.0
         self._task = ""
+        self._began = 0.0, 0
 
     def say(self, text: RenderableType) -> None:
         """One line, above the bar if there is one."""
@@ -52,6 +53,15 @@ class Screen:
             self._bar.update(task, completed=done, total=total, note=note)
             return
         now = time.monotonic()
+        if what != self._task:
+            self._began = now, done
         if self.plain and (done == total or what != self._task or now - self._last >= 5.0):
             self._last, self._task = now, what
-            self.say(f"{what} {done}/{total} {note}".rstrip())
+            self.say(f"{what} {done}/{total} {note}{self._eta(now, done, total)}".rstrip())
+
+    def _eta(self, now: float, done: int, total: int) -> str:
+        """How long the rest will take at the pace so far."""
+        began, first = self._began
+        if done <= first or done >= total:
+            return ""
+        return f"  {(now - began) / (done - first) * (total - done):.0f} s left"

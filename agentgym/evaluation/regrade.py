@@ -20,12 +20,13 @@ from agentgym.rewards.spec import Spec, settle
 
 
 class Verified(Struct):
-    """What ``verify --json`` prints: ids of episodes that did not come out the same, and why."""
+    """What ``verify --json`` prints: ids of episodes that did not come out the same, and why; ``broken`` says what the seal does not fit."""
 
     episodes: int
     reproduced: int
     mismatched: list[dict[str, str]]
     unverifiable: list[dict[str, str]]
+    broken: list[str] = []
 
 
 class Divergence(Struct):
@@ -42,6 +43,7 @@ class Replayed(Struct):
     episodes: int
     identical: int
     diverged: list[Divergence]
+    broken: list[str] = []
 
 
 class _Environments:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
+from agentgym.budget import Bounds, Meter, Prices
 from agentgym.core import AgentEnv, Policy
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
-from agentgym.evaluation.stats import Interval, bootstrap, pass_at, wilson
+from agentgym.evaluation.bundle import seal, unseal
+from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, pass_hat, wilson
 from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
 from agentgym.rewards.settler import Settler
 from agentgym.rewards.spec import Spec, late_names, to_table
 from agentgym.rollout import Job, Keep, Rollout
+from agentgym.secrets import Redactor
 
 
 class Result(Struct, kw_only=True):
@@ -46,6 +54,11 @@ class Result(Struct, kw_only=True):
     retries: int = 0
     stop_reasons: dict[str, int] = {}
     notes: list[str] = []
+    pass_hat: dict[str, float] = {}
+    invalid_share: float = 0.0
+    retry_rate: float = 0.0
+    unplayed: int = 0
+    cost: float = 0.0
 
 
 class Plan(Struct, kw_only=True, frozen=True):
@@ -61,7 +74,10 @@ class Plan(Struct, kw_only=True, frozen=True):
     concurrency: int = 64
     retries: int = 2
     max_tokens: int | None = None
-    episode_tokens: int | None = None
+    episode: Bounds = Bounds()
+    run: Bounds = Bounds()
+    prices: Prices = Prices()
+    grade: Literal["inline", "deferred"] = "inline"
 
     def environment(self) -> AgentEnv:
         """A new environment."""
@@ -107,6 +123,20 @@ def provenance() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{n: metadata.version(n) for n in sorted(set(names))}}
 
 
+def write_provenance(out: Path, policy: str) -> None:
+    """Where and with what a run was made, one entry for each time it was begun or continued."""
+    path = out / "provenance.json"
+    entries = msgspec.json.decode(path.read_bytes()) if path.exists() else []
+    source = Path(__file__).parent
+    commit = subprocess.run(["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    packages = {n: metadata.version(n) for n in ("gymnasium", "numpy", "scipy", "msgspec", "anyio")}
+    entry = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"), "policy": policy, "commit": commit or None, "packages": {**packages, **provenance()},
+        "platform": platform.platform(), "cpus": os.cpu_count(), "command": sys.argv,
+    }  # fmt: skip
+    path.write_bytes(Redactor()(msgspec.json.format(msgspec.json.encode([*entries, entry]), indent=1)))
+
+
 async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episode: Callable[[Episode, int, int], None] | None = None) -> Result:
     """Play what is still to be played and sum up everything. ``out`` is resumed by (task, attempt) if it is there.
 
@@ -121,7 +151,9 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
     tried: list[Episode] = []
     if out is not None:
         _claim(out, plan, policy.name)
+        unseal(out)
         write_reward(env, out)
+        write_provenance(out, policy.name)
         tried = list(read_episodes(out / "episodes.jsonl")) if (out / "episodes.jsonl").exists() else []
         done = {(e.task, e.attempt): e for e in tried if e.status == "valid"}
     todo = [j for j in jobs if j.key not in done]
@@ -136,28 +168,57 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
     with stores(out) as keep:
         await Rollout(
             make=plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
-            episode_tokens=plan.episode_tokens, late=settler_of(env), quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
+            bounds=plan.episode, prices=plan.prices, run_meter=_used(plan.run, tried), grade=plan.grade, late=settler_of(env),
+            quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
         ).run(todo)  # fmt: skip
-    result = summarise(plan, policy.name, [done[j.key] for j in jobs], len(tried) - len(jobs))
-    result.notes = quarantine.notes()
+    played = [done[j.key] for j in jobs if j.key in done]
+    result = summarise(plan, policy.name, played, len(tried) - len(played))
+    result.unplayed = len(jobs) - len(played)
+    result.notes = [*quarantine.notes(), *_warnings(result)]
     result.wall_s, result.out = round(time.perf_counter() - began, 3), str(out) if out else None
     if out is not None:
         (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+        seal(out)
     return result
 
 
-def _claim(out: Path, plan: Plan, policy: str) -> None:
-    """Write the resolved plan into a new folder, or check that the folder's is the same."""
-    import tomllib
+def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
+    """The meter of a run, with what it used before it was interrupted."""
+    meter = Meter(bounds)
+    for e in tried:
+        meter.add(sum(sum(t.tokens.mask) if t.tokens else t.usage.get("completion_tokens", 0) for t in e.turns), sum(t.duration_s for t in e.turns), e.cost)
+    return meter
 
-    text = {"policy": policy, **{k: v for k, v in msgspec.to_builtins(plan).items() if v is not None}, "env": resolve(plan.env)}
+
+def _warnings(result: Result) -> list[str]:
+    """What could move the result without being in its interval."""
+    notes = [could_move(result.valid, result.invalid, result.success.mean, result.success)]
+    if result.retry_rate > 0.05:
+        notes.append(f"{result.retry_rate:.1%} of the attempts were retries after faults: episodes that break more often are under-represented")
+    if result.unplayed:
+        notes.append(f"the run's budget was spent: {result.unplayed} episodes were not begun; the same command with a larger budget continues")
+    return [n for n in notes if n]
+
+
+def _claim(out: Path, plan: Plan, policy: str) -> None:
+    """Write the resolved plan into a new folder, or check that the folder's is the same but for what does not change its episodes."""
+    text = {"policy": policy, **_without_none(msgspec.to_builtins(plan)), "env": resolve(plan.env)}
     path = out / "config.toml"
     if path.exists():
-        if tomllib.loads(path.read_text()) != text:
+        before = tomllib.loads(path.read_text())
+        if any(before.get(k) != text.get(k) for k in (before.keys() | text.keys()) - PACE):
             raise UsageError(f"{out} holds another run; choose another --out, or repeat its config ({path})")
-        return
     out.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.toml.encode(text))
+
+
+PACE = {"run", "concurrency", "grade", "retries"}
+"""Settings that a continued run may change."""
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """A table as TOML can hold it."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
 
 
 def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int) -> Result:
@@ -169,10 +230,13 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
         per_task[e.task].append(e.success)
     most = min((len(v) for v in per_task.values()), default=0)
     ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
+    n, attempts = max(1, len(episodes)), max(1, len(episodes) + retries)
     return Result(
         env=resolve(plan.env), policy=policy, split=plan.split, episodes=len(episodes), valid=len(good), invalid=len(episodes) - len(good),
         success=_success(good), reward=bootstrap([e.total for e in good], tasks), metrics=_metrics(good),
         pass_at={str(k): sum(pass_at(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
+        pass_hat={str(k): sum(pass_hat(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
+        invalid_share=(len(episodes) - len(good)) / n, retry_rate=retries / attempts, cost=sum(e.cost for e in episodes),
         turns_mean=sum(len(e.turns) for e in good) / max(1, len(good)),
         tokens=sum(sum(t.tokens.mask) for e in good for t in e.turns if t.tokens), model_calls=sum(len(e.turns) for e in episodes),
         wall_s=0.0, retries=retries, stop_reasons=dict(Counter(e.stop_reason.value for e in episodes if e.stop_reason)),
