@@ -4,7 +4,7 @@ import anyio
 import pytest
 from worlds import Judge, Says, World
 
-from agentgym.budget import Bounds
+from agentgym.budget import Bounds, Meter, Prices
 from agentgym.core import Capabilities, Completion, Limits, Tokens, Verdict
 from agentgym.episode import EpisodeStore, read_episodes
 from agentgym.errors import ContextOverflow, PolicyFault
@@ -169,3 +169,83 @@ def test_an_asynchronous_environment_is_awaited_and_its_waits_overlap():
     began = time.perf_counter()
     episodes = play(Rollout(make=Async, policy=Says(), concurrency=8), *["t.1"] * 8)
     assert all(e.success for e in episodes) and time.perf_counter() - began < 1.6
+
+
+class Clock(Says):
+    async def act(self, conversation):
+        await anyio.sleep(0.06)
+        return await super().act(conversation)
+
+
+def test_working_time_ends_an_episode_and_it_is_still_graded():
+    (episode,) = play(Rollout(make=World, policy=Clock(), bounds=Bounds(seconds=0.1)), "t.5")
+    assert (episode.status, episode.stop_reason) == ("valid", "timeout") and 2 <= len(episode.turns) <= 3
+    assert episode.verdicts["task"].status == "scored"
+
+
+def test_a_policy_that_hangs_is_cut_at_the_bound():
+    class Hangs(Says):
+        async def act(self, conversation):
+            await anyio.sleep(3600)
+
+    (episode,) = play(Rollout(make=World, policy=Hangs(), bounds=Bounds(seconds=0.1)), "t.5")
+    assert (episode.status, episode.stop_reason) == ("valid", "timeout")
+
+
+def test_waiting_to_ask_again_is_no_working_time():
+    class Waits(Says):
+        async def act(self, conversation):
+            return Completion("go", waited_s=10.0)
+
+    (episode,) = play(Rollout(make=World, policy=Waits(), bounds=Bounds(seconds=5.0)), "t.3")
+    assert episode.stop_reason == "done"
+
+
+def costing(n: int) -> Says:
+    return Says("go", usage={"prompt_tokens": 1000, "completion_tokens": n})
+
+
+def test_cost_is_counted_and_bounds_an_episode():
+    prices = Prices(prompt=1.0, completion=10.0)
+    (episode,) = play(Rollout(make=World, policy=costing(900), prices=prices, bounds=Bounds(cost=0.025)), "t.5")
+    assert episode.stop_reason == "resource_limit" and episode.cost == pytest.approx(0.03) and episode.status == "valid"
+    assert [t.usage["completion_tokens"] for t in episode.turns if t.usage] == [900] * 3
+
+
+def test_a_spent_run_begins_no_further_episode_and_keeps_what_it_has():
+    meter = Meter(Bounds(tokens=45))
+    episodes = play(Rollout(make=World, policy=counted(10, "stop"), run_meter=meter, concurrency=1), "t.1", "t.1", "t.1", "t.1")
+    assert len(episodes) == 3 and all(e.status == "valid" for e in episodes) and meter.tokens == 60
+
+
+def test_deferred_grading_gives_the_same_records_and_does_not_hold_up_stepping():
+    import threading
+    import time
+
+    graded_on, held = set(), []
+
+    class Slow(World):
+        verifiers = {
+            "task": Judge(lambda view: held.append(view.task.id) or graded_on.add(threading.current_thread().name) or time.sleep(0.15) or Verdict.scored(1.0))
+        }
+
+    began = time.perf_counter()
+    late = play(Rollout(make=Slow, policy=Says(), grade="deferred", graders=8, concurrency=1), *[f"t.{i % 6}" for i in range(8)])
+    took = time.perf_counter() - began
+    now = play(Rollout(make=Slow, policy=Says()), *[f"t.{i % 6}" for i in range(8)])
+    assert took < 0.9 and threading.main_thread().name not in {n for n in graded_on if n.startswith("Any")}
+    assert [(e.id, e.status, e.verdicts, e.terms) for e in late] == [(e.id, e.status, e.verdicts, e.terms) for e in now]
+
+
+def test_a_grading_that_fails_is_played_again():
+    asked = []
+
+    class Once(World):
+        verifiers = {"task": Judge(lambda view: Verdict.invalid("gone") if asked.append(1) or len(asked) == 1 else Verdict.scored(1.0))}
+
+    (episode,) = play(Rollout(make=Once, policy=Says(), grade="deferred", retries=1), "t.2")
+    assert (episode.status, episode.retry, len(asked)) == ("valid", 1, 2)
+    (lost,) = play(
+        Rollout(make=type("Never", (World,), {"verifiers": {"task": Judge(lambda v: Verdict.invalid("gone"))}}), policy=Says(), grade="deferred"), "t.2"
+    )
+    assert (lost.status, lost.culprit, lost.terms, lost.retry) == ("invalid", "verifier", [], 2)

@@ -24,6 +24,7 @@ VERBS = {
     "check": "checking:CHECK",
     "verify": "checking:VERIFY",
     "replay": "checking:REPLAY",
+    "compare": "sharing:COMPARE",
     "new": "new:NEW",
     "doctor": "doctor:DOCTOR",
 }

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -190,7 +191,7 @@ def _write(file: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, path: Pa
                 if left < 0:
                     raise BundleError(str(path), entry.filename, "is longer than it says")
                 out.write(piece)
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(str(path), entry.filename, f"cannot be unpacked: {error}") from None
