@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet]' -e envs/tools -e 'verifiers[math,text]' -e trainers
+PARTS  := -e '.[parquet,report]' -e envs/tools -e 'verifiers[math,text]' -e trainers
 DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl
 STAMP  := $(VENV)/.ready
 

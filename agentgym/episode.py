@@ -79,6 +79,7 @@ class Episode(Struct, omit_defaults=True):
     seat: int = 0
     kind: str = ""
     policy: str = ""
+    began: str = ""
     reward: str = ""
     status: Literal["running", "valid", "invalid"] = "running"
     stop_reason: StopReason | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import anyio
@@ -174,6 +175,7 @@ class Rollout(Struct, frozen=True):
         episode.id = f"{job.task}#{job.attempt}" + (f".r{retry}" if retry else "")
         episode.attempt, episode.retry, episode.group = job.attempt, retry, job.group
         episode.policy, episode.provenance = self.policy.name, self.provenance
+        episode.began = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     async def play_on(self, env: AgentEnv, job: Job, messages: list[Message], prefix: list[Tokens]) -> None:
         """Play from where ``env`` stands to the end; ``messages`` and ``prefix`` are the conversation so far, and its tokens."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgym.evaluation.stats import Interval, bootstrap, clustered, could_move, paired, pass_at, pass_hat, sign_flip, standard_error, wilson
+from agentgym.evaluation.stats import Interval, bootstrap, clustered, could_move, paired, pass_at, pass_hat, share, sign_flip, standard_error, wilson
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,15 @@ def test_a_clustered_error_is_the_plain_one_where_every_cluster_has_one_value():
     assert standard_error(draw.tolist(), names)[0] == pytest.approx(draw.std(ddof=1) / math.sqrt(30))
     copies, doubled = np.repeat(draw, 4).tolist(), np.repeat(names, 4).tolist()
     assert clustered(copies, doubled).high == pytest.approx(clustered(draw.tolist(), names).high)
+
+
+def test_a_share_knows_that_attempts_at_one_task_are_not_independent():
+    once = share([True, False] * 20, [str(i) for i in range(40)])
+    assert once == wilson(20, 40)
+    copied = share([True, False] * 80, [str(i % 40) for i in range(160)])
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high), abs=0.01) and copied.mean == 0.5
+    failed = share([False] * 120, [str(i % 60) for i in range(120)])
+    assert (failed.mean, failed.low, failed.high) == (0.0, 0.0, wilson(0, 60).high)
 
 
 def test_a_clustered_interval_covers_what_it_should():

@@ -25,6 +25,7 @@ VERBS = {
     "verify": "checking:VERIFY",
     "replay": "checking:REPLAY",
     "compare": "sharing:COMPARE",
+    "export": "sharing:EXPORT",
     "new": "new:NEW",
     "doctor": "doctor:DOCTOR",
 }

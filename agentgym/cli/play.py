@@ -20,6 +20,7 @@ from agentgym.episode import Episode
 from agentgym.errors import UnknownName, UsageError
 from agentgym.evaluation.bundle import pack
 from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, stores, write_reward
+from agentgym.evaluation.transcript import transcript
 from agentgym.policies import resolve
 from agentgym.registry import spec
 from agentgym.rollout import Job, Rollout
@@ -97,18 +98,6 @@ def play(config: PlayConfig, screen: Screen) -> Answer:
 
     episode = anyio.run(one)
     return Answer(episode, transcript(episode), 0 if episode.status == "valid" else 3)
-
-
-def transcript(episode: Episode) -> str:
-    """An episode as text that people read."""
-    lines = [f"task {episode.task}"]
-    for number, turn in enumerate(episode.turns):
-        lines += [f"\n{m['role']}: {m['content']}" for m in turn.observation]
-        lines.append(f"\n[{number}] {turn.action}" + (f"   ({turn.problem})" if turn.problem else ""))
-    lines += [f"\n{m['role']}: {m['content']}" for m in episode.closing]
-    verdicts = ", ".join(f"{n} {v.status}{'' if v.value is None else f' {v.value:g}'}" for n, v in episode.verdicts.items())
-    lines.append(f"\nended: {episode.stop_reason}; verdict: {verdicts or episode.fault}; reward {episode.total:g}")
-    return "\n".join(lines)
 
 
 def plan_of(config: EvalConfig) -> Plan:

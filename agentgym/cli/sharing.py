@@ -10,8 +10,12 @@ from rich.table import Table
 
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
-from agentgym.evaluation.bundle import opened
+from agentgym.errors import UnknownName
+from agentgym.evaluation.bundle import opened, pack
 from agentgym.evaluation.compare import Comparison, Side, compare
+from agentgym.evaluation.export import FORMATS
+from agentgym.evaluation.regrade import episodes_of
+from agentgym.evaluation.report import write_report
 
 
 class CompareConfig(Struct, forbid_unknown_fields=True):
@@ -46,4 +50,35 @@ def _row(side: Side) -> tuple[str, ...]:
     return f"{side.success.mean:.3f}", interval, f"{side.reward.mean:.3f}", f"{side.turns_mean:.1f}", f"{side.invalid_share:.1%}"
 
 
+class ExportConfig(Struct, forbid_unknown_fields=True):
+    """A run, a format, and where to."""
+
+    folder: Annotated[str, Meta(description="run folder, or a packed one")]
+    format: Annotated[str, Meta(description="atif, sts, openai, hf, parquet, html or bundle")] = "html"
+    to: Annotated[str, Meta(description="file or folder to write; default beside the run, by the format's name")] | None = None
+
+
+ENDINGS = {"openai": ".jsonl", "parquet": ".parquet", "html": ".html", "bundle": ".zip", "atif": "-atif", "sts": "-sts", "hf": "-hf"}
+
+
+def export_run(config: ExportConfig, screen: Screen) -> Answer:
+    if config.format not in ENDINGS:
+        raise UnknownName("format", config.format, ENDINGS)
+    source = Path(config.folder)
+    to = Path(config.to) if config.to else source.with_name(source.name.removesuffix(".zip") + ENDINGS[config.format])
+    if to.exists() and not to.is_dir():
+        screen.say(f"{to} is written again")
+    with opened(source) as folder:
+        if config.format == "bundle":
+            pack(folder, to)
+            count = len(episodes_of(folder))
+        else:
+            count = (write_report if config.format == "html" else FORMATS[config.format])(folder, to)
+    return Answer({"format": config.format, "episodes": count, "to": str(to)}, f"{count} episodes as {config.format} in {to}")
+
+
+EXPORT = Command(
+    "export", "Write a run in a form that others read: a page, a dataset, trajectories.", "agentgym export runs/oracle --format html", ExportConfig, export_run,
+    ("folder",),
+)  # fmt: skip
 COMPARE = Command("compare", "Compare two runs, task by task.", "agentgym compare runs/oracle runs/noop", CompareConfig, compare_runs, ("first", "second"))

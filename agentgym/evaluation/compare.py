@@ -11,7 +11,7 @@ from msgspec import Struct
 from agentgym.episode import Episode
 from agentgym.errors import UsageError
 from agentgym.evaluation.regrade import episodes_of
-from agentgym.evaluation.stats import Interval, Paired, clustered, could_move, paired, wilson
+from agentgym.evaluation.stats import Interval, Paired, clustered, could_move, paired, share
 
 
 class Side(Struct, frozen=True):
@@ -97,8 +97,7 @@ def _by_task(episodes: Sequence[Episode], value: Callable[[Episode], float]) -> 
 def _side(episodes: Sequence[Episode]) -> Side:
     good = [e for e in episodes if e.status == "valid"]
     tasks = [e.task for e in good]
-    once = len(set(tasks)) == len(good)
-    success = wilson(sum(e.success for e in good), len(good)) if once else clustered([float(e.success) for e in good], tasks)
+    success = share([e.success for e in good], tasks)
     reward = clustered([e.total for e in good], tasks)
     turns = sum(len(e.turns) for e in good) / max(1, len(good))
     return Side(episodes[0].policy if episodes else "", len(episodes), len(good), 1 - len(good) / max(1, len(episodes)), success, reward, turns)

@@ -46,7 +46,7 @@ class Replayed(Struct):
     broken: list[str] = []
 
 
-class _Environments:
+class Environments:
     """The environments that episodes name, made once each."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def episodes_of(folder: Path) -> list[Episode]:
 
 def verify(folder: Path) -> Verified:
     """Derive every verdict and term again from the record and the artefacts alone."""
-    environments, artefacts = _Environments(), ArtefactStore(folder / "artefacts")
+    environments, artefacts = Environments(), ArtefactStore(folder / "artefacts")
     result = Verified(0, 0, [], [])
     episodes = episodes_of(folder)
     terms = _terms_again(environments, [e for e in episodes if e.status == "valid"])
@@ -102,13 +102,13 @@ def explained(folder: Path, episode_id: str) -> Node:
     episode = chosen[-1]
     if episode.status != "valid":
         raise UsageError(f"{episode_id} is invalid and has no reward: {episode.fault}")
-    reward = _Environments().of(episode).reward
+    reward = Environments().of(episode).reward
     if not isinstance(reward, Spec):
         raise UsageError(f"the reward of {episode.env} is no spec of agentgym.rewards, so its derivation is not known")
     return explain(reward, episode, [e for e in episodes if e.status == "valid" and (e.group or e.id) == (episode.group or episode.id)])
 
 
-def _terms_again(environments: _Environments, episodes: Sequence[Episode]) -> dict[int, list[Term]]:
+def _terms_again(environments: Environments, episodes: Sequence[Episode]) -> dict[int, list[Term]]:
     """The terms of all episodes, settled again with their groups."""
     again: dict[int, list[Term]] = {}
     by_reward: dict[str, list[Episode]] = defaultdict(list)
@@ -161,7 +161,7 @@ def _why_different(env: AgentEnv, episode: Episode, artefacts: ArtefactStore) ->
 
 def replay(folder: Path) -> Replayed:
     """Play every valid episode's actions again and compare state hashes turn by turn."""
-    environments, result = _Environments(), Replayed(0, 0, [])
+    environments, result = Environments(), Replayed(0, 0, [])
     for episode in episodes_of(folder):
         if episode.status != "valid":
             continue

@@ -24,7 +24,7 @@ from agentgym.core import AgentEnv, Policy
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.bundle import seal, unseal
-from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, pass_hat, wilson
+from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, pass_hat, share
 from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
 from agentgym.rewards.settler import Settler
@@ -233,7 +233,7 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
     n, attempts = max(1, len(episodes)), max(1, len(episodes) + retries)
     return Result(
         env=resolve(plan.env), policy=policy, split=plan.split, episodes=len(episodes), valid=len(good), invalid=len(episodes) - len(good),
-        success=_success(good), reward=bootstrap([e.total for e in good], tasks), metrics=_metrics(good),
+        success=share([e.success for e in good], tasks), reward=bootstrap([e.total for e in good], tasks), metrics=_metrics(good),
         pass_at={str(k): sum(pass_at(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         pass_hat={str(k): sum(pass_hat(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         invalid_share=(len(episodes) - len(good)) / n, retry_rate=retries / attempts, cost=sum(e.cost for e in episodes),
@@ -241,13 +241,6 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
         tokens=sum(sum(t.tokens.mask) for e in good for t in e.turns if t.tokens), model_calls=sum(len(e.turns) for e in episodes),
         wall_s=0.0, retries=retries, stop_reasons=dict(Counter(e.stop_reason.value for e in episodes if e.stop_reason)),
     )  # fmt: skip
-
-
-def _success(good: Sequence[Episode]) -> Interval:
-    """Wilson's interval where each task was tried once; else tasks are the clusters of a bootstrap."""
-    if len({e.task for e in good}) == len(good):
-        return wilson(sum(e.success for e in good), len(good))
-    return bootstrap([float(e.success) for e in good], [e.task for e in good])
 
 
 def _metrics(good: Sequence[Episode]) -> dict[str, Interval]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -25,7 +26,23 @@ class Interval(Struct, frozen=True):
         return self.low > other.high or other.low > self.high
 
 
-def wilson(successes: int, n: int) -> Interval:
+def share(successes: Sequence[bool], tasks: Sequence[str]) -> Interval:
+    """The share of successes with Wilson's interval; where tasks were tried several times, with the effective number of attempts.
+
+    That number is what gives the cluster-robust error; where all attempts ended alike, it is the number of tasks. So a run that failed
+    everywhere is not certain to be at 0. Source: Korn and Graubard, "Confidence Intervals for Proportions with Small Expected Number of
+    Positive Counts Estimated from Survey Data".
+    """
+    n, g = len(successes), len(set(tasks))
+    if n == g:
+        return wilson(sum(successes), n)
+    p = sum(successes) / n
+    error, _ = standard_error([float(s) for s in successes], tasks)
+    effective = min(float(n), p * (1 - p) / error**2) if 0 < p < 1 and 0 < error < math.inf else float(g)
+    return msgspec.structs.replace(wilson(p * effective, effective), mean=p, method="wilson, clustered")
+
+
+def wilson(successes: float, n: float) -> Interval:
     """Wilson's score interval of a share. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference"."""
     if n == 0:
         return Interval(0.0, 0.0, 1.0, "wilson")

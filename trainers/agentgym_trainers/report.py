@@ -13,16 +13,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the back-end must be chosen first
 import msgspec
 
-from agentgym.cli.play import transcript
 from agentgym.episode import Episode, read_episodes
+from agentgym.evaluation.report import STYLE
+from agentgym.evaluation.transcript import transcript
 from agentgym_trainers.train import TrainResult
-
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse} td,th{padding:.25rem .9rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left} img{max-width:100%}
-pre{background:#f6f6f4;padding:1rem;overflow-x:auto;font-size:13px;white-space:pre-wrap}
-"""
 
 
 def write_report(result: TrainResult) -> Path:
@@ -33,7 +27,7 @@ def write_report(result: TrainResult) -> Path:
     picture = base64.b64encode((out / "curve.png").read_bytes()).decode()
     page = out / "report.html"
     page.write_text(
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(result.env)} {result.algorithm}</title><style>{_STYLE}</style>"
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(result.env)} {result.algorithm}</title><style>{STYLE}</style>"
         f"<h1>{html.escape(result.env)}: {html.escape(result.algorithm)}, reward {html.escape(result.reward)}</h1>{_table(result)}"
         f"<p>{html.escape(warm_text(result))} Intervals are 95% (Wilson).</p><img alt='learning curve' src='data:image/png;base64,{picture}'>{_samples(out)}"
         f"<h2>Configuration</h2><pre>{html.escape((out / 'config.toml').read_text())}</pre>"
