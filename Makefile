@@ -36,6 +36,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/env_step.py
 	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 
 docs: setup

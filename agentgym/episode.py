@@ -192,10 +192,10 @@ class EpisodeStore:
             os.fsync(self._file)
         return end
 
-    def _commit(self, data: bytes) -> None:
-        """Write all of ``data`` at the end and fsync; on failure (disk full) leave the file as it was."""
+    def _commit(self, batch: list[bytes]) -> None:
+        """Write all lines at the end, their secrets masked, and fsync; on failure (disk full) leave the file as it was."""
         try:
-            view, at = memoryview(data), self._end
+            view, at = memoryview(self._redact(b"".join(batch))), self._end
             while view:
                 n = os.pwrite(self._file, view, at)
                 view, at = view[n:], at + n
@@ -205,13 +205,13 @@ class EpisodeStore:
             raise RecordError(f"cannot write {self.path}: {error.strerror}") from error
         self._end = at
 
-    async def append(self, episode: Episode) -> None:
-        """Return once the episode is on disk. Appends that wait together share one fsync.
+    async def append(self, *episodes: Episode) -> None:
+        """Return once the episodes are on disk. Appends that wait together share one fsync.
 
         Raises:
             RecordError: it could not be written (disk full); the file is as it was before.
         """
-        self._waiting.append(self._redact(encode(episode)))
+        self._waiting += map(encode, episodes)
         commit = self._next
         if not self._flushing:
             self._flushing = True
@@ -229,7 +229,7 @@ class EpisodeStore:
             batch, self._waiting = self._waiting, []
             commit, self._next = self._next, _Commit()
             try:
-                await anyio.to_thread.run_sync(self._commit, b"".join(batch))
+                await anyio.to_thread.run_sync(self._commit, batch)
             except RecordError as error:
                 commit.error = error
             commit.done.set()

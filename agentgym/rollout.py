@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
 
 from agentgym.budget import Bounds, Meter, Prices
@@ -27,6 +29,9 @@ from agentgym.policies import attach
 from agentgym.quarantine import Quarantine
 from agentgym.rewards.settler import Settler
 from agentgym.verdict import StopReason
+
+GATHER_S, AHEAD = 0.005, 1024
+"""How long a finished episode waits for others to share its fsync, and how many may wait before playing does."""
 
 Verifiers = Mapping[str, Verifier]
 
@@ -55,7 +60,8 @@ class Keep(Struct, frozen=True):
 class Rollout(Struct, frozen=True):
     """Settings of a rollout. ``make`` gives a new environment; ``late`` settles what ``step`` could not.
 
-    An episode is stored once it is settled: at its end, or with its group where the reward compares a group. ``quarantine`` asks
+    An episode is settled and stored after its end, or with its group where the reward compares a group, while others are played;
+    ``on_episode`` gets it once it is on disk. ``quarantine`` asks
     verifiers twice now and then. ``grade="deferred"`` grades finished episodes on up to ``graders`` threads, beside stepping.
     ``max_tokens`` bounds one action, ``bounds`` an episode; once ``run`` is spent no further episode is begun.
     """
@@ -81,12 +87,39 @@ class Rollout(Struct, frozen=True):
         if self.late is not None:
             self.late.fit(self.policy)
         given = list(jobs)
-        queue, desk = iter(enumerate(given)), _Desk(self, given)
-        async with anyio.create_task_group() as group:
-            for _ in range(min(self.concurrency, len(given))):
-                group.start_soon(self._work, queue, desk, group)
-        await desk.close()
+        send, receive = anyio.create_memory_object_stream[_Handful](AHEAD)
+        queue, desk = iter(enumerate(given)), _Desk(self, given, send)
+        async with anyio.create_task_group() as keeping:
+            keeping.start_soon(self._keep, receive)
+            async with send:
+                async with anyio.create_task_group() as group:
+                    for _ in range(min(self.concurrency, len(given))):
+                        group.start_soon(self._work, queue, desk, group)
+                await desk.close()
         return [desk.finished[i] for i in sorted(desk.finished)]
+
+    async def _keep(self, receive: MemoryObjectReceiveStream[_Handful]) -> None:
+        """Settle what belongs together, in order, then keep it: all that is waiting in one commit. Stepping goes on meanwhile."""
+        async with receive:
+            try:
+                async for handful in receive:
+                    await anyio.sleep(GATHER_S)
+                    await self._store([handful, *_waiting(receive)])
+            finally:
+                if self.late is None and (left := _waiting(receive)):
+                    with anyio.CancelScope(shield=True):
+                        await self._store(left)
+
+    async def _store(self, handfuls: Sequence[_Handful]) -> None:
+        for _, views in handfuls:
+            if self.late is not None and views:
+                await self.late.settle(views, self.policy)
+        episodes = [e for those, _ in handfuls for e in those]
+        if self.keep.episodes is not None:
+            await self.keep.episodes.append(*episodes)
+        for episode in episodes:
+            if self.on_episode is not None:
+                self.on_episode(episode)
 
     async def _work(self, queue: Iterator[tuple[int, Job]], desk: _Desk, group: TaskGroup) -> None:
         """One worker: takes jobs until there are none, keeping its environment between them."""
@@ -181,39 +214,61 @@ class Rollout(Struct, frozen=True):
         """Play from where ``env`` stands to the end; ``messages`` and ``prefix`` are the conversation so far, and its tokens."""
         policy, tools = attach(self.policy, env), [t.spec for t in env.tools.values()]
         name, over = f"{job.group}/{env.episode.id}", env.episode.stop_reason is not None
-        bounds = msgspec.structs.replace(self.bounds, tokens=_least(self.bounds.tokens, env.limits.max_tokens))
-        meter = Meter(bounds, self.run_meter)
+        meter = self._meter(env)
         while not over:
-            if (spent := meter.spent) is not None:
+            if meter is not None and (spent := meter.spent) is not None:
                 await _call(env, env.end, spent)
                 return
             began = time.perf_counter()
-            conversation = Conversation(name, messages, tools, prefix, _least(self.max_tokens, meter.tokens_left), _deadline(meter), job.seed)
-            completion = await _ask(policy, conversation, meter.seconds_left)
+            left = None if meter is None else meter.tokens_left
+            completion = await self._ask(policy, Conversation(name, messages, tools, prefix, _least(self.max_tokens, left), _deadline(meter), job.seed), meter)
             if isinstance(completion, StopReason):
-                meter.add(seconds=time.perf_counter() - began)
                 await _call(env, env.end, completion)
                 return
-            generated, allowed = _generated(completion), meter.tokens_left
-            cut = _cut(completion, generated, self.max_tokens, allowed)
+            generated = _generated(completion)
+            cut = _cut(completion, generated, self.max_tokens, left)
             result = await (_call(env, env.step, completion.action) if cut is None else _call(env, env.end, cut, completion.action))
             over = result[2] or result[3]
             turn = _complete(env.episode, completion, prefix, began)
-            cost = self.prices.of(completion.usage)
-            env.episode.cost += cost
-            meter.add(generated, turn.duration_s, cost)
+            if completion.usage:
+                env.episode.cost += self.prices.of(completion.usage)
+            if meter is not None:
+                meter.add(generated, turn.duration_s, self.prices.of(completion.usage))
             spoken = assistant_message(turn.action, turn.calls, len(env.episode.turns) - 1)
             messages = [*messages, spoken, *result[4]["messages"]]
 
-    async def store(self, episodes: list[Episode], views: list[EpisodeView]) -> None:
-        """Settle what belongs together, then keep it."""
-        if self.late is not None and views:
-            await self.late.settle(views, self.policy)
-        for episode in episodes:
-            if self.keep.episodes is not None:
-                await self.keep.episodes.append(episode)
-            if self.on_episode is not None:
-                self.on_episode(episode)
+    def _meter(self, env: AgentEnv) -> Meter | None:
+        """What bounds an episode; None if nothing does."""
+        tokens = _least(self.bounds.tokens, env.limits.max_tokens)
+        if self.run_meter is None and tokens is None and self.bounds.seconds is None and self.bounds.cost is None:
+            return None
+        return Meter(msgspec.structs.replace(self.bounds, tokens=tokens), self.run_meter)
+
+    async def _ask(self, policy: Policy, conversation: Conversation, meter: Meter | None) -> Completion | StopReason:
+        """A completion, or why there is none: the context is full, or the time is up."""
+        began = time.perf_counter()
+        try:
+            if meter is None or meter.seconds_left is None:
+                return await policy.act(conversation)
+            with anyio.move_on_after(meter.seconds_left):
+                return await policy.act(conversation)
+            meter.add(seconds=time.perf_counter() - began)
+            return StopReason.TIMEOUT
+        except ContextOverflow:
+            return StopReason.CONTEXT_OVERFLOW
+
+
+_Handful = tuple[list[Episode], list[EpisodeView]]
+"""Attempts that are settled together, and the views of the valid ones."""
+
+
+def _waiting(receive: MemoryObjectReceiveStream[_Handful]) -> list[_Handful]:
+    """Everything that can be had at once."""
+    found: list[_Handful] = []
+    with suppress(anyio.WouldBlock, anyio.EndOfStream):
+        while True:
+            found.append(receive.receive_nowait())
+    return found
 
 
 def _view(env: AgentEnv) -> EpisodeView:
@@ -221,28 +276,16 @@ def _view(env: AgentEnv) -> EpisodeView:
     return EpisodeView(env.task, env.episode, env.artefacts) if hasattr(env, "task") else EpisodeView(Task("", "", ""), env.episode)
 
 
-async def _ask(policy: Policy, conversation: Conversation, seconds: float | None) -> Completion | StopReason:
-    """A completion, or why there is none: the context is full, or the time is up."""
-    try:
-        with anyio.fail_after(seconds):
-            return await policy.act(conversation)
-    except ContextOverflow:
-        return StopReason.CONTEXT_OVERFLOW
-    except TimeoutError:
-        if seconds is None:
-            raise
-        return StopReason.TIMEOUT
-
-
-def _deadline(meter: Meter) -> float | None:
-    return None if meter.seconds_left is None else time.monotonic() + meter.seconds_left
+def _deadline(meter: Meter | None) -> float | None:
+    return None if meter is None or meter.seconds_left is None else time.monotonic() + meter.seconds_left
 
 
 def _complete(episode: Episode, completion: Completion, prefix: list[Tokens], began: float) -> Turn:
     """The policy's part of the turn that the environment has just recorded."""
     turn = episode.turns[-1]
     turn.duration_s = max(0.0, time.perf_counter() - began - completion.waited_s)
-    turn.usage = completion.usage
+    if completion.usage:
+        turn.usage = completion.usage
     if completion.tokens is not None:
         turn.tokens = completion.tokens
         prefix.append(completion.tokens)
@@ -252,8 +295,8 @@ def _complete(episode: Episode, completion: Completion, prefix: list[Tokens], be
 class _Desk:
     """Where finished attempts wait for those that they are settled with, and to be graded."""
 
-    def __init__(self, rollout: Rollout, jobs: list[Job]) -> None:
-        self.rollout, self.scope = rollout, rollout.late.scope if rollout.late else "episode"
+    def __init__(self, rollout: Rollout, jobs: list[Job], send: MemoryObjectSendStream[_Handful]) -> None:
+        self.send, self.scope = send, rollout.late.scope if rollout.late else "episode"
         self.finished: dict[int, Episode] = {}
         self.missing = Counter(self._place(j.group) for j in jobs)
         self.waiting: dict[str | None, list[Episode]] = defaultdict(list)
@@ -268,19 +311,19 @@ class _Desk:
         self.finished[index] = episode
         views = [view] if view is not None else []
         if self.scope == "episode":
-            await self.rollout.store([episode], views)
+            await self.send.send(([episode], views))
             return
         place = self._place(episode.group)
         self.waiting[place].append(episode)
         self.views[place] += views
         self.missing[place] -= over
         if self.missing[place] == 0:
-            await self.rollout.store(self.waiting.pop(place), self.views.pop(place))
+            await self.send.send((self.waiting.pop(place), self.views.pop(place)))
 
     async def close(self) -> None:
         """Settle what waited for episodes that were not begun."""
         for place in list(self.waiting):
-            await self.rollout.store(self.waiting.pop(place), self.views.pop(place))
+            await self.send.send((self.waiting.pop(place), self.views.pop(place)))
 
 
 async def _call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -7,11 +7,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from typing import Any
 
 from agentgym.checks.subject import Skipped, Subject, need
 from agentgym.core import AgentEnv, EpisodeView, StopReason, Verdict
 from agentgym.errors import EnvironmentFault
+from agentgym.evaluation.overlap import of_tasks, overlap
 from agentgym.grading import grade
 from agentgym.messages import parse_action
 
@@ -125,4 +127,19 @@ def _strings(action: str) -> list[str]:
     return [v for c in calls for v in c.arguments.values() if isinstance(v, str)] if calls else [action.strip()]
 
 
-HEALTH: dict[str, Callable[[Subject], str]] = {"repeat": repeated, "elsewhere": unmoved, "floor": floor, "leaks": leaks}
+def contamination(subject: Subject) -> str:
+    """No task of one split, by instruction and data, stands in another; those of one text, and near ones, are counted."""
+    names = [s for s in subject.spec.splits if s != "demo"]
+    if len(names) < 2:
+        raise Skipped("only one split")
+    sets = {s: subject.make(s).taskset for s in names}
+    texts = {s: of_tasks(t, t.ids()[: 25 * subject.tasks], content=True) for s, t in sets.items()}
+    told = []
+    for one, other in combinations(names, 2):
+        found = overlap(texts[other], texts[one])
+        need(not found.same, f"{len(found.same)} tasks of {other} are tasks of {one} too, such as {found.same[:1]}")
+        told.append(f"{other} in {one}: {len(found.text)} of one text, {len(found.near)} near, of {found.of}")
+    return "; ".join(told)
+
+
+HEALTH: dict[str, Callable[[Subject], str]] = {"repeat": repeated, "elsewhere": unmoved, "floor": floor, "leaks": leaks, "contamination": contamination}

@@ -24,6 +24,7 @@ from agentgym.core import AgentEnv, Policy
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.bundle import seal, unseal
+from agentgym.evaluation.overlap import of_run, of_tasks, overlap, training_run_of
 from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, pass_hat, share
 from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
@@ -168,13 +169,13 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
     with stores(out) as keep:
         await Rollout(
             make=plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
-            bounds=plan.episode, prices=plan.prices, run_meter=_used(plan.run, tried), grade=plan.grade, late=settler_of(env),
+            bounds=plan.episode, prices=plan.prices, run_meter=_used(plan.run, tried) if plan.run != Bounds() else None, grade=plan.grade, late=settler_of(env),
             quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
         ).run(todo)  # fmt: skip
     played = [done[j.key] for j in jobs if j.key in done]
     result = summarise(plan, policy.name, played, len(tried) - len(played))
     result.unplayed = len(jobs) - len(played)
-    result.notes = [*quarantine.notes(), *_warnings(result)]
+    result.notes = [*quarantine.notes(), *_warnings(result), *_contamination(env, [j.task for j in jobs], policy.name)]
     result.wall_s, result.out = round(time.perf_counter() - began, 3), str(out) if out else None
     if out is not None:
         (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
@@ -198,6 +199,15 @@ def _warnings(result: Result) -> list[str]:
     if result.unplayed:
         notes.append(f"the run's budget was spent: {result.unplayed} episodes were not begun; the same command with a larger budget continues")
     return [n for n in notes if n]
+
+
+def _contamination(env: AgentEnv, tasks: Sequence[str], policy: str) -> list[str]:
+    """Whether the checkpoint that is evaluated was trained on these tasks, or on others much like them."""
+    trained = training_run_of(policy)
+    if trained is None:
+        return []
+    note = overlap(of_tasks(env.taskset, list(dict.fromkeys(tasks))), of_run(trained)).says("evaluated", f"those that {trained} trained on")
+    return [note] if note else []
 
 
 def _claim(out: Path, plan: Plan, policy: str) -> None:

@@ -332,9 +332,9 @@ class _Once(EpisodeStore):
         super().__init__(path)
         self.held = held
 
-    async def append(self, episode: Episode) -> None:
-        if episode.id not in self.held:
-            await super().append(episode)
+    async def append(self, *episodes: Episode) -> None:
+        if new := [e for e in episodes if e.id not in self.held]:
+            await super().append(*new)
 
 
 async def _steps(run: Run, config: TrainConfig, recipe: Recipe, reference: PreTrainedModel | None, log: Log) -> Measured | None:
