@@ -15,6 +15,7 @@ class Bounds(Struct, frozen=True):
     tokens: int | None = None
     seconds: float | None = None
     cost: float | None = None
+    turns: int | None = None
 
 
 class Prices(Struct, frozen=True):
@@ -33,15 +34,16 @@ class Meter:
 
     def __init__(self, bounds: Bounds, whole: Meter | None = None) -> None:
         self.bounds, self.whole = bounds, whole
-        self.tokens, self.seconds, self.cost = 0, 0.0, 0.0
+        self.tokens, self.seconds, self.cost, self.turns = 0, 0.0, 0.0, 0
 
-    def add(self, tokens: int = 0, seconds: float = 0.0, cost: float = 0.0) -> None:
+    def add(self, tokens: int = 0, seconds: float = 0.0, cost: float = 0.0, turns: int = 0) -> None:
         """Something was used."""
+        self.turns += turns
         self.tokens += tokens
         self.seconds += seconds
         self.cost += cost
         if self.whole is not None:
-            self.whole.add(tokens, seconds, cost)
+            self.whole.add(tokens, seconds, cost, turns)
 
     @property
     def spent(self) -> StopReason | None:
@@ -50,6 +52,8 @@ class Meter:
             return StopReason.MAX_TOKENS
         if self.seconds_left is not None and self.seconds_left <= 0:
             return StopReason.TIMEOUT
+        if self.bounds.turns is not None and self.turns >= self.bounds.turns:
+            return StopReason.MAX_TURNS
         return StopReason.RESOURCE_LIMIT if self.bounds.cost is not None and self.cost >= self.bounds.cost else None
 
     @property

@@ -233,14 +233,14 @@ class Rollout(Struct, frozen=True):
             if completion.usage:
                 env.episode.cost += self.prices.of(completion.usage)
             if meter is not None:
-                meter.add(generated, turn.duration_s, self.prices.of(completion.usage))
+                meter.add(generated, turn.duration_s, self.prices.of(completion.usage), 1)
             spoken = assistant_message(turn.action, turn.calls, len(env.episode.turns) - 1)
             messages = [*messages, spoken, *result[4]["messages"]]
 
     def _meter(self, env: AgentEnv) -> Meter | None:
         """What bounds an episode; None if nothing does."""
         tokens = _least(self.bounds.tokens, env.limits.max_tokens)
-        if self.run_meter is None and tokens is None and self.bounds.seconds is None and self.bounds.cost is None:
+        if self.run_meter is None and tokens is None and self.bounds == Bounds():
             return None
         return Meter(msgspec.structs.replace(self.bounds, tokens=tokens), self.run_meter)
 

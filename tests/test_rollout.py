@@ -218,6 +218,11 @@ def test_a_spent_run_begins_no_further_episode_and_keeps_what_it_has():
     assert len(episodes) == 3 and all(e.status == "valid" for e in episodes) and meter.tokens == 60
 
 
+def test_the_turns_of_a_run_are_bounded_too():
+    meter = Meter(Bounds(turns=3))
+    assert len(play(Rollout(make=World, policy=Says(), run_meter=meter, concurrency=1), "t.1", "t.1", "t.1", "t.1")) == 2 and meter.turns == 4
+
+
 def test_deferred_grading_gives_the_same_records_and_does_not_hold_up_stepping():
     import threading
     import time

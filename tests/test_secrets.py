@@ -24,10 +24,10 @@ def test_what_has_the_shape_of_a_secret_is_masked_at_its_length(secret):
 
 
 def test_values_of_variables_named_like_secrets_are_masked_also_as_json_writes_them():
-    redact = Redactor({"MY_API_KEY": 'qu"oted-value', "DB_PASSWORD": "correct horse", "HOME": "/root/home", "TOKEN_SHORT": "abc", "EDITOR": "a long value"})
+    redact = Redactor({"MY_API_KEY": 'qu"oted-value', "DB_PASSWORD": "correct horse", "HOME": "/home/me/dir", "TOKEN_SHORT": "abc", "EDITOR": "a long value"})
     assert (
-        redact(b'x qu"oted-value qu\\"oted-value correct horse /root/home abc a long value')
-        == b"x " + b"*" * 13 + b" " + b"*" * 14 + b" " + b"*" * 13 + b" /root/home abc a long value"
+        redact(b'x qu"oted-value qu\\"oted-value correct horse /home/me/dir abc a long value')
+        == b"x " + b"*" * 13 + b" " + b"*" * 14 + b" " + b"*" * 13 + b" /home/me/dir abc a long value"
     )
 
 

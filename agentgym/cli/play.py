@@ -58,6 +58,7 @@ class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     episode_tokens: Annotated[int, Meta(description="most tokens generated in an episode", ge=1)] | None = None
     episode_seconds: Annotated[float, Meta(description="longest working time of an episode", gt=0)] | None = None
     episode_cost: Annotated[float, Meta(description="most an episode may cost, in the unit of the prices", gt=0)] | None = None
+    run_turns: Annotated[int, Meta(description="most turns of the whole run; no episode is begun after", ge=1)] | None = None
     run_tokens: Annotated[int, Meta(description="most tokens of the whole run; no episode is begun after", ge=1)] | None = None
     run_seconds: Annotated[float, Meta(description="longest working time of all episodes together", gt=0)] | None = None
     run_cost: Annotated[float, Meta(description="most the whole run may cost", gt=0)] | None = None
@@ -109,7 +110,7 @@ def plan_of(config: EvalConfig) -> Plan:
         env=config.env, split=_split(config.env, config.split), reward=config.reward, options=options, tasks=config.tasks, episodes=config.episodes,
         seed=config.seed, concurrency=config.concurrency, retries=config.retries, max_tokens=config.max_tokens, grade=config.grade,
         episode=Bounds(config.episode_tokens, config.episode_seconds, config.episode_cost),
-        run=Bounds(config.run_tokens, config.run_seconds, config.run_cost), prices=Prices(config.price_prompt, config.price_completion),
+        run=Bounds(config.run_tokens, config.run_seconds, config.run_cost, config.run_turns), prices=Prices(config.price_prompt, config.price_completion),
     )  # fmt: skip
 
 

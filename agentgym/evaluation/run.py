@@ -187,7 +187,8 @@ def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
     """The meter of a run, with what it used before it was interrupted."""
     meter = Meter(bounds)
     for e in tried:
-        meter.add(sum(sum(t.tokens.mask) if t.tokens else t.usage.get("completion_tokens", 0) for t in e.turns), sum(t.duration_s for t in e.turns), e.cost)
+        tokens = sum(sum(t.tokens.mask) if t.tokens else t.usage.get("completion_tokens", 0) for t in e.turns)
+        meter.add(tokens, sum(t.duration_s for t in e.turns), e.cost, len(e.turns))
     return meter
 
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
+from agentgym.evaluation.overlap import of_run, of_tasks, overlap
 from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, write_reward
 from agentgym.evaluation.stats import Interval
 from agentgym.quarantine import Quarantine
@@ -287,10 +288,18 @@ def _result(run: Run, algorithm: str, reward: str, after: Measured, began: float
     assert run.before is not None
     first, last = (str(checkpoint.folder_of(run.out, step)) for step in (0, run.step))
     seconds = round(time.perf_counter() - began, 2)
-    numbers = (run.engine.generated, run.tokens_trained, seconds, str(run.out), run.notes, run.quarantine.notes())
+    numbers = (run.engine.generated, run.tokens_trained, seconds, str(run.out), run.notes, [*run.quarantine.notes(), *_contamination(run)])
     result = TrainResult(resolve(run.config.env), algorithm, reward, run.step, run.before, after, first, last, *numbers)
     (run.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     return result
+
+
+def _contamination(run: Run) -> list[str]:
+    """Whether tasks that are evaluated were trained on, or stand beside some that were."""
+    config = run.config
+    held_out = make(config.env, split=config.eval_split, **config.option).taskset
+    note = overlap(of_tasks(held_out, held_out.ids()[: config.eval_tasks]), of_run(run.out)).says("evaluated", "those trained on")
+    return [note] if note else []
 
 
 async def _begin(run: Run, found: tuple[int, Path] | None, log: Log) -> Measured:
