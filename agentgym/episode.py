@@ -211,6 +211,8 @@ class EpisodeStore:
         Raises:
             RecordError: it could not be written (disk full); the file is as it was before.
         """
+        if not episodes:
+            return
         self._waiting += map(encode, episodes)
         commit = self._next
         if not self._flushing:

@@ -254,3 +254,24 @@ def test_a_grading_that_fails_is_played_again():
         Rollout(make=type("Never", (World,), {"verifiers": {"task": Judge(lambda v: Verdict.invalid("gone"))}}), policy=Says(), grade="deferred"), "t.2"
     )
     assert (lost.status, lost.culprit, lost.terms, lost.retry) == ("invalid", "verifier", [], 2)
+
+
+def test_a_full_disk_is_one_error_and_loses_nothing_that_was_acknowledged(tmp_path, monkeypatch):
+    from agentgym.errors import RecordError
+
+    told = []
+    with EpisodeStore(tmp_path / "e.jsonl") as store:
+        write = store._commit
+
+        def full(batch):
+            if len(told) >= 3:
+                raise RecordError("cannot write: No space left on device")
+            write(batch)
+
+        monkeypatch.setattr(store, "_commit", full)
+        monkeypatch.setattr("agentgym.rollout.GATHER_S", 0.0)
+        rollout = Rollout(make=World, policy=Clock(), keep=Keep(store), concurrency=2, on_episode=lambda e: told.append(e.id))
+        with pytest.raises(BaseExceptionGroup) as caught:
+            anyio.run(rollout.run, [Job("t.0", attempt=i) for i in range(20)])
+    assert caught.group_contains(RecordError, match="No space left")
+    assert [e.id for e in read_episodes(tmp_path / "e.jsonl")] == told and len(told) >= 3

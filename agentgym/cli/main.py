@@ -122,14 +122,19 @@ def guarded(argv: Sequence[str]) -> int:
 
 def _one_line(group: BaseExceptionGroup[BaseException]) -> int:
     """The first error of ours in a group of concurrent ones; anything else is a bug and keeps its traceback."""
-    leaves: list[BaseException] = [group]
-    while isinstance(leaves[0], BaseExceptionGroup):
-        leaves = [*leaves[0].exceptions, *leaves[1:]]
-    if isinstance(leaves[0], KeyboardInterrupt):
+    waiting, leaves = list[BaseException]([group]), list[BaseException]()
+    while waiting:
+        each = waiting.pop(0)
+        if isinstance(each, BaseExceptionGroup):
+            waiting = [*each.exceptions, *waiting]
+        else:
+            leaves.append(each)
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    if isinstance(leaves[0], AgentGymError):
-        return _tell(leaves[0])
+    for leaf in leaves:
+        if isinstance(leaf, AgentGymError):
+            return _tell(leaf)
     raise group
 
 

@@ -58,11 +58,11 @@ def unseal(folder: Path) -> None:
     (folder / SEAL).unlink(missing_ok=True)
 
 
-def check(folder: Path) -> bool:
-    """Compare every file with the seal; False if there is none.
+def check(folder: Path, exact: bool = False) -> bool:
+    """Compare every sealed file with the seal; False if there is none. ``exact``: there may be no other files.
 
     Raises:
-        BundleError: a file is missing, was changed, or is not listed; or the seal is of a newer schema.
+        BundleError: a file is missing, was changed, or (``exact``) is not listed; or the seal is of a newer schema.
     """
     path = folder / SEAL
     if not path.is_file():
@@ -79,7 +79,7 @@ def check(folder: Path) -> bool:
             raise BundleError(str(folder), name, "is missing")
         if there[name].stat().st_size != size or sha256(there[name]) != digest:
             raise BundleError(str(folder), name, "was changed")
-    for name in there:
+    for name in there if exact else ():
         if name not in sealed.files:
             raise BundleError(str(folder), name, "is not listed in the seal")
     return True
@@ -115,7 +115,7 @@ def opened(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path} is not a run folder, nor a packed one; make one with: agentgym eval --env ENV --out DIR")
     with tempfile.TemporaryDirectory(prefix="agentgym-bundle-") as folder:
         unpack(path, Path(folder))
-        if not check(Path(folder)):
+        if not check(Path(folder), exact=True):
             raise BundleError(str(path), SEAL, "is missing")
         _require_run(Path(folder))
         yield Path(folder)
