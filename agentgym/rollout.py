@@ -100,13 +100,17 @@ class Rollout(Struct, frozen=True):
 
     async def _keep(self, receive: MemoryObjectReceiveStream[_Handful]) -> None:
         """Settle what belongs together, in order, then keep it: all that is waiting in one commit. Stepping goes on meanwhile."""
+        held: list[_Handful] = []
         async with receive:
             try:
                 async for handful in receive:
+                    held = [handful]
                     await anyio.sleep(GATHER_S)
-                    await self._store([handful, *_waiting(receive)])
+                    held += _waiting(receive)
+                    ready, held = held, []
+                    await self._store(ready)
             finally:
-                if self.late is None and (left := _waiting(receive)):
+                if self.late is None and (left := [*held, *_waiting(receive)]):
                     with anyio.CancelScope(shield=True):
                         await self._store(left)
 
