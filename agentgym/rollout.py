@@ -186,12 +186,13 @@ class Rollout(Struct, frozen=True):
                 env.close()
 
     async def _attempt(self, env: AgentEnv, job: Job, retry: int) -> Episode:
+        before = getattr(env, "episode", None)
         try:
             _, info = await _call(env, env.reset, seed=job.seed, options={"task": job.task})
             self._label(env.episode, job, retry)
             await self.play_on(env, job, info["messages"], [])
         except Fault as fault:
-            if not hasattr(env, "episode") or env.episode.task != job.task:
+            if getattr(env, "episode", None) is before:
                 env.episode = Episode(f"{job.task}#{job.attempt}", env.id, job.task, "", env.split)
                 self._label(env.episode, job, retry)
             return _invalid(env.episode, fault)

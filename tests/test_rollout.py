@@ -275,3 +275,18 @@ def test_a_full_disk_is_one_error_and_loses_nothing_that_was_acknowledged(tmp_pa
             anyio.run(rollout.run, [Job("t.0", attempt=i) for i in range(20)])
     assert caught.group_contains(RecordError, match="No space left")
     assert [e.id for e in read_episodes(tmp_path / "e.jsonl")] == told and len(told) >= 3
+
+
+def test_a_reset_that_fails_does_not_touch_the_episode_before_it():
+    class Stubborn(World):
+        resets = 0
+
+        def reset(self, *, seed=None, options=None):
+            Stubborn.resets += 1
+            if Stubborn.resets == 2:
+                raise RuntimeError("the container did not start")
+            return super().reset(seed=seed, options=options)
+
+    rollout = Rollout(make=Stubborn, policy=Says(), concurrency=1, retries=0)
+    first, second = anyio.run(rollout.run, [Job("t.1", attempt=0), Job("t.1", attempt=1)])
+    assert (first.status, first.id, first.success) == ("valid", "t.1#0", True) and (second.status, second.id) == ("invalid", "t.1#1")
