@@ -87,7 +87,7 @@ def main() -> None:
                 "verify_1000_desk_episodes_s": round(verifying, 3),
                 "replay_1000_desk_episodes_s": round(replaying, 3),
                 "writing_zero_latency": writing(EchoPolicy(), 1024, 9),
-                "writing_beside_50_ms": writing(Thinking(), 64, 5),
+                "writing_beside_50_ms": writing(Thinking(), 256, 5),
                 "statistics_of_10000_episodes_s": round(seconds(lambda: summarise(plan, "random", many, 0), 3), 3),
             }
         )

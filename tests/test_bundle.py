@@ -174,6 +174,9 @@ def test_a_run_that_goes_on_is_sealed_anew(run, tmp_path):
     out = shutil.copytree(run, tmp_path / "again")
     lines = (out / "episodes.jsonl").read_bytes().splitlines(keepends=True)
     (out / "episodes.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:50])
+    with pytest.raises(BundleError, match="was changed"):
+        anyio.run(evaluate, Plan(env="tools/desk", split="test", tasks=4, reward="gated"), resolve("oracle"), out)
+    bundle.unseal(out)  # as a run that was killed leaves it
     result = anyio.run(evaluate, Plan(env="tools/desk", split="test", tasks=4, reward="gated"), resolve("oracle"), out)
     assert result.valid == 4 and check(out) and verify(out).reproduced == 4
     whole, again = (msgspec.json.decode((f / "result.json").read_bytes()) for f in (run, out))

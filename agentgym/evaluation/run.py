@@ -23,7 +23,7 @@ from agentgym.budget import Bounds, Meter, Prices
 from agentgym.core import AgentEnv, Policy
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
-from agentgym.evaluation.bundle import seal, unseal
+from agentgym.evaluation.bundle import check, seal, unseal
 from agentgym.evaluation.overlap import of_run, of_tasks, overlap, training_run_of
 from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, pass_hat, share
 from agentgym.quarantine import Quarantine
@@ -145,12 +145,14 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
 
     Raises:
         UsageError: ``out`` holds a run of another plan or policy.
+        BundleError: ``out`` was sealed and has been changed since.
     """
     began = time.perf_counter()
     env = plan.environment()
     jobs, done = plan.jobs(env.taskset.ids()), dict[tuple[str, int], Episode]()
     tried: list[Episode] = []
     if out is not None:
+        check(out)
         _claim(out, plan, policy.name)
         unseal(out)
         write_reward(env, out)
@@ -198,7 +200,7 @@ def _warnings(result: Result) -> list[str]:
     if result.retry_rate > 0.05:
         notes.append(f"{result.retry_rate:.1%} of the attempts were retries after faults: episodes that break more often are under-represented")
     if result.unplayed:
-        notes.append(f"the run's budget was spent: {result.unplayed} episodes were not begun; the same command with a larger budget continues")
+        notes.append(f"the run's budget was spent: {result.unplayed} episodes were not begun; the same command with a larger budget continues (with --out)")
     return [n for n in notes if n]
 
 
