@@ -283,6 +283,16 @@ def test_a_source_that_fails_gives_no_terms_and_the_episode_stays_valid(rows, sa
     assert all(t.late["novelty"].status == "invalid" and says in t.late["novelty"].critique for t in view.episode.turns)
 
 
+def test_a_source_that_hangs_is_cut_off():
+    class Hanging(Broken):
+        async def judge(self, views, policy):
+            await anyio.sleep(3600)
+
+    view = episode("a", "b", "c")
+    anyio.run(Settler(outcome("task") + late("novelty"), {"novelty": Hanging([])}, limit_s=0.05).settle, [view], None)
+    assert [t.source for t in view.episode.terms] == ["task"] and view.episode.turns[0].late["novelty"].status == "invalid"
+
+
 def test_every_source_is_installed_under_its_name():
     names = set(installed("verifiers"))
     assert names >= {"novelty", "archive", "distillation", "curiosity", "hindsight", "answer", "vote", "subgoals", "progress", "without", "onward"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
+import anyio
 import msgspec
 
 from agentgym.core import EpisodeView, Policy
@@ -48,8 +49,8 @@ class Source(Protocol):
 class Settler:
     """The late side of a spec, and its state: sources by name, and the dials (training step, multipliers, running means)."""
 
-    def __init__(self, spec: Spec, sources: Mapping[str, Source]) -> None:
-        self.spec, self.sources = spec, dict(sources)
+    def __init__(self, spec: Spec, sources: Mapping[str, Source], limit_s: float = 600.0) -> None:
+        self.spec, self.sources, self.limit_s = spec, dict(sources), limit_s
         self.dials: dict[str, float] = {"step": 0.0}
         self.needs = {n.needs for n in spec.nodes()}
 
@@ -82,10 +83,11 @@ class Settler:
             episode.terms = terms
 
     async def _ask(self, source: Source, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
-        """A source's verdicts, each checked; all ``invalid`` where it raises or gives too few."""
+        """A source's verdicts, each checked; all ``invalid`` where it raises, gives too few, or waits for longer than ``limit_s``."""
         wanted = [1 if source.level == "outcome" else len(v.episode.turns) for v in views]
         try:
-            given = [[checked(verdict) for verdict in row] for row in await source.judge(views, policy)]
+            with anyio.fail_after(self.limit_s):
+                given = [[checked(verdict) for verdict in row] for row in await source.judge(views, policy)]
         except AgentGymError:
             raise
         except Exception as error:
