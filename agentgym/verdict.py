@@ -44,6 +44,10 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     critique: str | None = None
     culprit: Culprit | None = None
 
+    def __post_init__(self) -> None:
+        if self.value is not None and self.status != "scored":
+            raise ValueError(f"a verdict that is {str(self.status)[:20]} carries no value")
+
     @staticmethod
     def scored(value: float, /, **evidence: Json) -> Verdict:
         """A score in evidence's light. A value that is no finite number makes the verdict ``invalid``."""

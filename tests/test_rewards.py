@@ -49,7 +49,7 @@ from agentgym.rewards import (
     win_rate,
 )
 from agentgym.rewards.settler import Settler
-from agentgym.rewards.spec import OPS
+from agentgym.rewards.spec import OPS, lacking
 from agentgym.verdict import Verdict
 
 O, S = outcome("o"), step("s")  # noqa: E741
@@ -161,6 +161,9 @@ def test_group_statistics_are_those_of_the_valid_entries(x):
         ("outcome('o'", "reward", "not an expression"),
         ("budget(-1)", "reward", "most > 0"),
         ("nothing.toml", "reward", "cannot read"),
+        ("1e999 * outcome('o')", "reward", "finite weight"),
+        ("combine(())", "reward.parts", "at least one"),
+        ("discretise(outcome('o'), levels=())", "reward.levels", "at least one"),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_with_its_path(text, path, says):
@@ -212,3 +215,27 @@ def test_dials_are_kept_in_the_record_so_that_settling_stays_pure():
     other = Settler(settler.spec, {})
     other.load_state(settler.state())
     assert other.dials == settler.dials
+
+
+@pytest.mark.parametrize("form", ["mean", "min", "max", "product", "vote", "cautious", "robust", "trusted"])
+def test_a_member_that_fails_makes_an_ensemble_missing_and_never_better(form):
+    whole = record([Verdict.scored(0.2)], Verdict.scored(1.0))
+    whole.turns[0].verdicts["t"] = Verdict.invalid("the guard is down")
+    assert settle(combine((S, step("t")), form=form), [whole]) == [[]]
+
+
+@pytest.mark.parametrize("spec", [O + centre(S), O + centre(late("j", level="outcome")), win_rate((O, late("j", level="outcome")))], ids=str)
+def test_an_episode_whose_source_failed_moves_nobody_and_is_named(spec):
+    made = [record([Verdict.scored(x)], Verdict.scored(x), f"e{i}") for i, x in enumerate((0.0, 1.0, 9.0))]
+    for e in made:
+        e.late["j"] = e.verdicts["o"]
+    alone = settle(spec, made[:2])
+    made[2].late["j"] = made[2].turns[0].verdicts["s"] = Verdict.invalid("down", "infra")
+    assert settle(spec, made)[:2] == alone and lacking(spec, made[2]) and not lacking(spec, made[0])
+
+
+def test_a_verdict_that_is_not_scored_cannot_carry_a_value_not_even_from_disk():
+    with pytest.raises(ValueError, match="carries no value"):
+        Verdict("invalid", 1.0)
+    with pytest.raises(msgspec.ValidationError, match="carries no value"):
+        msgspec.json.decode(b'{"status":"tampered","value":1.0}', type=Verdict)

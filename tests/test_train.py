@@ -13,7 +13,7 @@ from agentgym_trainers.model import save_model
 from agentgym_trainers.report import write_report
 from agentgym_trainers.streams import make_batch
 from agentgym_trainers.supervised import oracle_episode, tokenize
-from agentgym_trainers.train import sft, train
+from agentgym_trainers.train import rewards_of, sft, train
 from tiny import model, renderer, tokenizer
 
 from agentgym.episode import read_episodes
@@ -148,3 +148,18 @@ def test_the_order_of_tasks_is_a_function_of_the_step():
     ids = [f"t{i}" for i in range(7)]
     order = [task_of(ids, 0, n) for n in range(21)]
     assert [sorted(order[i : i + 7]) for i in (0, 7, 14)] == [ids] * 3 and order[:7] != order[7:14]
+
+
+def test_a_failed_judge_is_no_reward_of_zero():
+    from records import scored
+
+    from agentgym.core import Tokens, Verdict
+    from agentgym.rewards import late, load, outcome
+
+    spec, made = outcome("o") + late("j", level="outcome"), [scored([1.0], x, f"e{x}", status="valid") for x in (0.0, 1.0, 1.0)]
+    for e in made:
+        e.turns[0].tokens = Tokens([1], [1], [-1.0], {"temperature": 1.0}, [("0", 1)])
+        e.late["j"], e.terms = Verdict.scored(1.0), load(str(outcome("o"))).at(e, 0)
+    made[2].late["j"] = Verdict.invalid("the judge gave no answer", "infra")
+    assert rewards_of(spec, made)[:2].tolist() == [0.0, 1.0] and rewards_of(spec, made)[2].isnan()
+    assert not rewards_of(outcome("o"), made).isnan().any()

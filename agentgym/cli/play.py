@@ -18,7 +18,7 @@ from agentgym.cli.screen import Screen
 from agentgym.core import Policy
 from agentgym.episode import Episode
 from agentgym.errors import UnknownName, UsageError
-from agentgym.evaluation.bundle import pack
+from agentgym.evaluation.bundle import pack, unseal
 from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, stores, write_reward
 from agentgym.evaluation.transcript import transcript
 from agentgym.policies import resolve
@@ -93,6 +93,7 @@ def play(config: PlayConfig, screen: Screen) -> Answer:
     async def one() -> Episode:
         with stores(Path(config.out) if config.out else None) as keep:
             if config.out:
+                unseal(Path(config.out))
                 write_reward(env, Path(config.out))
             rollout = Rollout(make=plan.environment, policy=policy, late=settler_of(env), keep=keep, provenance=provenance())
             return (await rollout.run([Job(task, seed=config.seed)]))[0]

@@ -9,7 +9,7 @@ import sys
 import time
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from agentgym.budget import Bounds, Meter, Prices
-from agentgym.core import AgentEnv, Policy
+from agentgym.core import AgentEnv, Policy, Reward
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.bundle import check, seal, unseal
@@ -29,7 +29,7 @@ from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, 
 from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
 from agentgym.rewards.settler import Settler
-from agentgym.rewards.spec import Spec, late_names, to_table
+from agentgym.rewards.spec import Spec, lacking, late_names, to_table
 from agentgym.rollout import Job, Keep, Rollout
 from agentgym.secrets import Redactor
 
@@ -175,9 +175,10 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
             quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
         ).run(todo)  # fmt: skip
     played = [done[j.key] for j in jobs if j.key in done]
-    result = summarise(plan, policy.name, played, len(tried) - len(played))
+    unpaid = [e for e in played if isinstance(env.reward, Spec) and e.status == "valid" and lacking(env.reward, e)]
+    result = summarise(plan, policy.name, played, len(tried) - len(played), {id(e) for e in unpaid})
     result.unplayed = len(jobs) - len(played)
-    result.notes = [*quarantine.notes(), *_warnings(result), *_contamination(env, [j.task for j in jobs], policy.name)]
+    result.notes = [*_unpaid(env.reward, unpaid), *quarantine.notes(), *_warnings(result), *_contamination(env, [j.task for j in jobs], policy.name)]
     result.wall_s, result.out = round(time.perf_counter() - began, 3), str(out) if out else None
     if out is not None:
         (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
@@ -192,6 +193,13 @@ def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
         tokens = sum(sum(t.tokens.mask) if t.tokens else t.usage.get("completion_tokens", 0) for t in e.turns)
         meter.add(tokens, sum(t.duration_s for t in e.turns), e.cost, len(e.turns))
     return meter
+
+
+def _unpaid(reward: Reward, episodes: Sequence[Episode]) -> list[str]:
+    if not episodes or not isinstance(reward, Spec):
+        return []
+    names = sorted({n for e in episodes for n in lacking(reward, e)})
+    return [f"{len(episodes)} episodes have no reward: verdicts of {', '.join(names)} are invalid"]
 
 
 def _warnings(result: Result) -> list[str]:
@@ -234,9 +242,10 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
 
 
-def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int) -> Result:
-    """The numbers of a set of episodes; invalid ones are counted and take no part in any mean."""
+def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int, unpaid: Collection[int] = ()) -> Result:
+    """The numbers of a set of episodes; invalid ones are counted and take no part in any mean, nor ``unpaid`` ones (by ``id``) in the reward's."""
     good = [e for e in episodes if e.status == "valid"]
+    paid = [e for e in good if id(e) not in unpaid]
     tasks = [e.task for e in good]
     per_task: dict[str, list[bool]] = defaultdict(list)
     for e in good:
@@ -246,7 +255,7 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
     n, attempts = max(1, len(episodes)), max(1, len(episodes) + retries)
     return Result(
         env=resolve(plan.env), policy=policy, split=plan.split, episodes=len(episodes), valid=len(good), invalid=len(episodes) - len(good),
-        success=share([e.success for e in good], tasks), reward=bootstrap([e.total for e in good], tasks), metrics=_metrics(good),
+        success=share([e.success for e in good], tasks), reward=bootstrap([e.total for e in paid], [e.task for e in paid]), metrics=_metrics(good),
         pass_at={str(k): sum(pass_at(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         pass_hat={str(k): sum(pass_hat(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         invalid_share=(len(episodes) - len(good)) / n, retry_rate=retries / attempts, cost=sum(e.cost for e in episodes),

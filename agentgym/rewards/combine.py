@@ -41,24 +41,24 @@ class Sum(Spec, frozen=True):
 
 
 def _vote(x_KET: Floats, weight: float) -> Any:
-    there_KET = ~np.isnan(x_KET)
-    return (2 * ((x_KET >= 0.5) & there_KET).sum(axis=0) > there_KET.sum(axis=0)).astype(np.float64)
+    most_ET = 2 * (x_KET >= 0.5).sum(axis=0) > len(x_KET)
+    return np.where(np.isnan(x_KET).any(axis=0), np.nan, most_ET.astype(np.float64))
 
 
 FORMS: dict[str, Callable[[Floats, float], Any]] = {
-    "mean": lambda x_KET, weight: np.nanmean(x_KET, axis=0),
-    "min": lambda x_KET, weight: np.nanmin(x_KET, axis=0),
-    "max": lambda x_KET, weight: np.nanmax(x_KET, axis=0),
+    "mean": lambda x_KET, weight: np.mean(x_KET, axis=0),
+    "min": lambda x_KET, weight: np.min(x_KET, axis=0),
+    "max": lambda x_KET, weight: np.max(x_KET, axis=0),
     "product": lambda x_KET, weight: np.prod(x_KET, axis=0),
     "vote": _vote,
-    "cautious": lambda x_KET, weight: np.nanmean(x_KET, axis=0) - weight * np.nanvar(x_KET, axis=0),
-    "robust": lambda x_KET, weight: weight * np.nanmean(x_KET, axis=0) + (1 - weight) * np.nanmin(x_KET, axis=0),
-    "trusted": lambda x_KET, weight: np.nanmean(x_KET, axis=0) / (1.0 + weight * np.nanvar(x_KET, axis=0)),
+    "cautious": lambda x_KET, weight: np.mean(x_KET, axis=0) - weight * np.var(x_KET, axis=0),
+    "robust": lambda x_KET, weight: weight * np.mean(x_KET, axis=0) + (1 - weight) * np.min(x_KET, axis=0),
+    "trusted": lambda x_KET, weight: np.mean(x_KET, axis=0) / (1.0 + weight * np.var(x_KET, axis=0)),
 }
 
 
 class Combine(Spec, frozen=True):
-    """Several terms of one place as one. Members that are missing take no part; a product with a missing factor is missing.
+    """Several terms of one place as one; missing where any member is, since leaving out a member that failed could only pay its failure.
 
     ``mean, min, max, product``; ``vote``: 1 if most are at least 1/2; ``cautious``: mean − weight · variance; ``robust``:
     weight · mean + (1 − weight) · min; ``trusted``: mean / (1 + weight · variance), ours. Sources: "Reward Model Ensembles Help
@@ -71,11 +71,9 @@ class Combine(Spec, frozen=True):
 
     def columns(self, table: Table) -> list[Column]:
         members = [merged(part.columns(table), table) for part in self.parts]
-        x_KET = np.stack([m.value_ET for m in members])
-        none_ET: Any = np.isnan(x_KET).all(axis=0)
-        value_ET = FORMS[self.form](np.where(none_ET[None], 0.0, x_KET), self.weight)
+        value_ET = FORMS[self.form](np.stack([m.value_ET for m in members]), self.weight)
         name = f"{self.form}({', '.join(m.source for m in members)})"
-        return [Column(name, members[0].level, latest(*(m.known for m in members)), np.where(none_ET, np.nan, value_ET))]
+        return [Column(name, members[0].level, latest(*(m.known for m in members)), value_ET)]
 
 
 class Route(Spec, frozen=True):

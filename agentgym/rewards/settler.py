@@ -15,7 +15,7 @@ from agentgym.core import EpisodeView, Policy
 from agentgym.episode import Episode
 from agentgym.errors import AgentGymError, CapabilityError
 from agentgym.grading import checked
-from agentgym.rewards.spec import Spec, settle
+from agentgym.rewards.spec import Spec, lacking, settle
 from agentgym.rewards.table import Table
 from agentgym.verdict import Verdict
 
@@ -99,7 +99,7 @@ class Settler:
 
     def advance(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Learn from a batch what the run learns (dual ascent, running statistics); return the dials from now on."""
-        table = Table([e for e in episodes if e.status == "valid"])
+        table = Table([e for e in episodes if e.status == "valid" and not lacking(self.spec, e)])
         if table.episodes:
             for node in self.spec.nodes():
                 self.dials |= node.tune(table, self.dials)

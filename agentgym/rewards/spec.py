@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +62,8 @@ class Spec(Struct, frozen=True, dict=True):
         for name, kind in type(self).__annotations__.items():
             if kind == "float" and type(value := getattr(self, name)) is int:
                 msgspec.structs.force_setattr(self, name, float(value))
+            if kind == "float" and not math.isfinite(getattr(self, name)):
+                raise SpecError("reward", f"{self.op}() wants a finite {name}, not {getattr(self, name)}")
 
     # What an author of a node writes
 
@@ -196,7 +199,21 @@ def _print(value: Any) -> str:
 def settle(spec: Spec, episodes: Sequence[Episode]) -> list[list[Term]]:
     """All terms of each record: a pure function of them. The records of a group belong together in one call."""
     table = Table(episodes)
+    for number, episode in enumerate(episodes):
+        if lacking(spec, episode):
+            table.group_E[number] = -1 - number
     return to_terms(spec.columns(table), table)
+
+
+def lacking(spec: Spec, episode: Episode) -> list[str]:
+    """The names of verdicts that a spec uses and that are invalid here: what an episode was paid is then not its reward.
+
+    Such an episode moves nobody's baseline, trains nobody, and is in no mean of rewards.
+    """
+    used = {(n.op == "late", str(getattr(n, "name"))) for n in spec.nodes() if n.op in ("step", "span", "late")}  # noqa: B009  # those have names
+    asked = [*((True, p) for p in (episode.late, *(t.late for t in episode.turns))), *((False, t.verdicts) for t in episode.turns)]
+    found = {name for late, name in used for kind, verdicts in asked if kind == late and name in verdicts and verdicts[name].status == "invalid"}
+    return sorted(found)
 
 
 def late_names(spec: Spec) -> list[str]:
@@ -289,6 +306,9 @@ def _build(table: Mapping[str, Any], path: str) -> Spec:
         if key not in cls.__struct_fields__:
             raise SpecError(path, f"{op}() has no {key!r}{nearest(key, cls.__struct_fields__)}")
         values[key] = _value(value, hints[key], f"{path}.{key}")
+    for field in msgspec.structs.fields(cls):
+        if field.required and values.get(field.name) in ((), {}):
+            raise SpecError(f"{path}.{field.name}", f"{op}() wants at least one")
     try:
         return cls(**values)
     except TypeError as error:

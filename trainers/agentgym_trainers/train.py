@@ -17,7 +17,7 @@ from anyio.from_thread import start_blocking_portal
 from msgspec import Struct
 from transformers import PreTrainedModel
 
-from agentgym.core import AgentEnv
+from agentgym.core import AgentEnv, Reward
 from agentgym.episode import Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.overlap import of_run, of_tasks, overlap
@@ -26,6 +26,7 @@ from agentgym.evaluation.stats import Interval
 from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
 from agentgym.rewards.settler import Settler
+from agentgym.rewards.spec import Spec, lacking
 from agentgym.rollout import Job, Keep, Rollout
 from agentgym_trainers import checkpoint
 from agentgym_trainers.config import Common, SftConfig, TrainConfig
@@ -222,16 +223,22 @@ async def collect(run: Run, config: TrainConfig, keep: Keep) -> list[Episode]:
     ).run(jobs)  # fmt: skip
 
 
+def rewards_of(reward: Reward, episodes: list[Episode]) -> torch.Tensor:
+    """``[B]``: what each episode was paid; NaN where none may learn from it: it is invalid, has no tokens, or a verdict that its reward uses failed."""
+    paid = (valid(e) and not (isinstance(reward, Spec) and lacking(reward, e)) for e in episodes)
+    return torch.tensor([e.total if ok else float("nan") for e, ok in zip(episodes, paid, strict=True)], dtype=torch.float64)
+
+
 def learn(run: Run, config: TrainConfig, recipe: Recipe, episodes: list[Episode], reference: PreTrainedModel | None) -> dict[str, float]:
     """Terms → rewards → advantages → streams → one update. Invalid episodes and groups of one carry nothing."""
     groups = {g: i for i, g in enumerate(dict.fromkeys(e.group for e in episodes))}
-    reward_B = torch.tensor([e.total if valid(e) else float("nan") for e in episodes], dtype=torch.float64)
+    reward_B = rewards_of(run.env.reward, episodes)
     group_B = torch.tensor([groups[e.group] for e in episodes])
     advantage_B = advantages(recipe.advantage, reward_B, group_B).tolist()
     used = [(e, a) for e, a in zip(episodes, advantage_B, strict=True) if abs(a) > 1e-9]
     row = {
         "reward": float(reward_B.nanmean()), "success": sum(e.success for e in episodes) / max(1, sum(e.status == "valid" for e in episodes)),
-        "invalid": sum(e.status != "valid" for e in episodes) / len(episodes),
+        "invalid": sum(e.status != "valid" for e in episodes) / len(episodes), "unpaid": float(reward_B.isnan().double().mean()),
         "turns": sum(len(e.turns) for e in episodes) / len(episodes), "trained": len(used) / len(episodes),
     }  # fmt: skip
     if not used:
