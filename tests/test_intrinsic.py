@@ -228,6 +228,9 @@ def test_information_gain_telescopes_and_stays_where_outcomes_are_equal():
     view = with_tokens(6, 16, 10, answer="the true one", end=1.0)
     (levels,) = judged(AnswerLikelihood(), view, policy=Hot())
     assert levels == pytest.approx([(4 + 6 + 4) / 100 - 0.04, (4 + 6 + 4 + 16 + 4) / 100 - 0.04, 0.30])
+    cut = with_tokens(6, 16, 10, answer="the true one")
+    cut.episode.turns.append(Turn([], ""))
+    assert judged(AnswerLikelihood(), cut, policy=Hot()) == [pytest.approx([*levels, levels[-1]])]
     for turn, p in zip(view.episode.turns, levels, strict=True):
         turn.late["answer"] = Verdict.scored(p)
     gains = [t.value for t in settle(delta(late("answer")), [view.episode])[0]]

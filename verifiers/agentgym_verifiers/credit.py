@@ -9,7 +9,8 @@ import numpy as np
 
 from agentgym.core import AgentEnv, EpisodeView, Policy
 from agentgym.errors import Fault
-from agentgym.messages import Message, assistant_message
+from agentgym.evaluation.transcript import messages_of
+from agentgym.messages import Message
 from agentgym.registry import make
 from agentgym.rollout import Job, Rollout
 from agentgym.verdict import StopReason, Verdict
@@ -146,7 +147,7 @@ class MonteCarlo(Stateless):
             job = Job(view.task.id, i, (view.episode.seed or 0) * 1009 + 31 * turn + i, f"{view.episode.id}/{turn}/{i}")
             prefix = [t.tokens for t in view.episode.turns[:turn] if t.tokens]
             try:
-                await Rollout(make=lambda: again(view), policy=policy).play_on(env, job, _said(env, turn), prefix)
+                await Rollout(make=lambda: again(view), policy=policy).play_on(env, job, _said(env), prefix)
                 value = outcome_of(EpisodeView(view.task, env.episode))
                 seen += [] if value is None else [value]
             except Fault:
@@ -168,9 +169,6 @@ class MonteCarlo(Stateless):
         return env
 
 
-def _said(env: AgentEnv, turn: int) -> list[Message]:
+def _said(env: AgentEnv) -> list[Message]:
     """The conversation so far, as a policy is shown it."""
-    messages: list[Message] = []
-    for i, t in enumerate(env.episode.turns[:turn]):
-        messages += [*t.observation, assistant_message(t.action, t.calls, i)]
-    return [*messages, *env._shown.messages]
+    return [*messages_of(env.episode), *env._shown.messages]

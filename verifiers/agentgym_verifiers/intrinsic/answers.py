@@ -51,10 +51,11 @@ class AnswerLikelihood(Stateless):
             answer = str(pick(view, self.gold))
         except (KeyError, Missing):
             return [Verdict.invalid(f"the task has no {self.gold}")] * len(turns)
-        if any(t.tokens is None for t in turns):
+        spoken = len(turns) - (turns[-1].tokens is None and not turns[-1].action)  # a turn at which the episode was cut holds nothing
+        if not spoken or any(t.tokens is None for t in turns[:spoken]):
             return [Verdict.invalid("the episode has no token ids", "infra")] * len(turns)
-        levels = [await self._level(view, policy, after, answer) for after in range(len(turns))]
-        levels.append(levels[-1])
+        levels = [await self._level(view, policy, after, answer) for after in range(spoken)]
+        levels += levels[-1:] * (len(turns) + 1 - spoken)
         return [Verdict.scored(p - levels[0]) for p in levels[1:]]
 
     async def _level(self, view: EpisodeView, policy: Policy, turn: int, answer: str) -> float:
