@@ -91,6 +91,23 @@ class EnvironmentFault(Fault):
     culprit = "env"
 
 
+class SandboxFault(EnvironmentFault):
+    """Raised when a sandbox could not be started, died or does not answer; the message says in what state it was."""
+
+    culprit = "infra"
+
+
+class SandboxClosed(CallOrderError):
+    """Raised when a sandbox is used after ``close``."""
+
+
+class SandboxRefused(MissingExtra):
+    """Raised when no sandbox here enforces what is asked for: nothing weaker is used. Args: why, and the line that mends it."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}; run: {self.args[1]}" if self.args[1] else str(self.args[0])
+
+
 class VerifierFault(EnvironmentFault):
     """Raised when the outcome could not be decided because a verifier failed."""
 

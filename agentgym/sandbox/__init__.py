@@ -1,0 +1,10 @@
+"""Sandboxes: processes, files and limits for what an agent runs. Kinds come by entry point; each says what it enforces."""
+
+from agentgym.sandbox.base import AGENT_UID, HOME, WORK, Completed, Image, Layer, Resources, Sandbox, Snapshot
+from agentgym.sandbox.link import Entry
+from agentgym.sandbox.owner import state_folder
+from agentgym.sandbox.pool import choose, start, warm
+
+__all__ = [
+    "AGENT_UID", "HOME", "WORK", "Completed", "Entry", "Image", "Layer", "Resources", "Sandbox", "Snapshot", "choose", "start", "state_folder", "warm",
+]  # fmt: skip
