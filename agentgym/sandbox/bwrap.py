@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from agentgym.errors import SandboxRefused
@@ -56,10 +56,16 @@ def system() -> tuple[str, ...]:
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in ETC:
         args += ["--ro-bind", str(etc() / name), f"/etc/{name}"]
-    for packages in ("/usr/lib/python3/dist-packages", "/usr/local/lib", "/usr/src", "/usr/share/doc", "/usr/local/share"):
+    for packages in ("/usr/lib/python3/dist-packages", "/usr/local", "/usr/src", "/usr/share/doc"):
         if Path(packages).is_dir():
             args += ["--tmpfs", packages, "--remount-ro", packages]
     return tuple(args)
+
+
+def _parents(inside: str) -> list[str]:
+    """The folders above a place, readable for all: bubblewrap would make them its own."""
+    folders = [str(p) for p in reversed(PurePosixPath(inside).parents) if str(p) != "/"]
+    return [a for f in folders if not f.startswith("/usr") for a in ("--perms", "0755", "--dir", f)]
 
 
 @cache
@@ -140,7 +146,7 @@ class Bwrap(Sandbox):
 
     def _bubble(self, state: str, supervise: str) -> list[str]:
         caps = [a for c in KEPT for a in ("--cap-add", c)]
-        layers = [a for layer in self.image.layers if layer.inside != WORK for a in ("--ro-bind", layer.host, layer.inside)]
+        layers = [a for layer in self.image.layers if layer.inside != WORK for a in (*_parents(layer.inside), "--ro-bind", layer.host, layer.inside)]
         return [
             "bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox",
             "--as-pid-1", "--cap-drop", "ALL", *caps, *system(), *layers, "--proc", "/proc", "--dev", "/dev", "--bind", f"{state}/shm", "/dev/shm",

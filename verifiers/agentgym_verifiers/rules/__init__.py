@@ -12,17 +12,18 @@ from agentgym_verifiers.rules.math import Math
 from agentgym_verifiers.rules.measure import Duration, Spent
 from agentgym_verifiers.rules.pick import Missing, Rule, pick, rule
 from agentgym_verifiers.rules.state import Schema, SqlMatch, StateMatch
+from agentgym_verifiers.rules.unit_tests import UnitTests
 
 __all__ = [
     "Bleu", "Boxes", "Duration", "Exact", "Machine", "Math", "Milestones", "Missing", "Numeric", "Ordered", "Pattern", "Rank", "Rule", "Schema", "Sets",
-    "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "holds", "load", "pick",
+    "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "holds", "load", "pick",
 ]  # fmt: skip
 
 RULES: dict[str, type[Rule]] = {
     c.__name__: c
     for c in (
         Bleu, Boxes, Duration, Exact, Machine, Math, Milestones, Numeric, Ordered, Pattern, Rank, Schema, Sets, Similar, Spent, SqlMatch, Stages,
-        StateMatch, ToolCalls,
+        StateMatch, ToolCalls, UnitTests,
     )
 }  # fmt: skip
 

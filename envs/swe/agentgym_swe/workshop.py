@@ -1,0 +1,233 @@
+"""Making tasks: bugs are tried in a sandbox, and kept only if what they break is clear, repeatable, and nothing else.
+
+``agentgym fetch swe --remake`` runs this; the result is ``manifest.jsonl`` and ``baselines.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import random
+import re
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from agentgym.sandbox import WORK, Resources, start
+from agentgym_swe.libraries import Library, image, libraries, tree
+from agentgym_swe.mutate import Bug, apply, candidates, combined
+from agentgym_verifiers.rules.unit_tests import Run, run_tests
+
+PYTHON = ("/usr/bin/python3",)
+MANIFEST = Path(__file__).with_name("manifest.jsonl")
+BASELINES = Path(__file__).with_name("baselines.json")
+QUOTA = {"train": 34, "dev": 24, "test": 24}
+COMBINED = 0.22
+MOST_BROKEN = 40
+
+
+class Baseline(Struct, frozen=True):
+    """What a library's own tests do on the library as published, twice alike: ids that pass, ids that do something else, and how long it took."""
+
+    passing: list[str]
+    others: list[str]
+    seconds: float
+
+
+class Row(Struct, frozen=True):
+    """A validated task. ``shown`` are failing tests that stay visible, ``digest`` is of the broken tree, ``line`` where the shown failure is."""
+
+    id: str
+    library: str
+    split: str
+    bug: Bug
+    fail_to_pass: list[str]
+    shown: list[str]
+    instruction: str
+    digest: str
+    seconds: float
+
+
+def tree_digest(files: Mapping[str, bytes]) -> str:
+    """The content address of a tree."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path}\0{len(files[path])}\0".encode() + files[path])
+    return digest.hexdigest()
+
+
+@cache
+def baselines() -> dict[str, Baseline]:
+    """The baselines of all libraries, by name."""
+    return msgspec.json.decode(BASELINES.read_bytes(), type=dict[str, Baseline])
+
+
+@cache
+def rows() -> dict[str, Row]:
+    """The validated tasks, by id."""
+    return {row.id: row for row in map(msgspec.json.Decoder(Row).decode, MANIFEST.read_bytes().splitlines())}
+
+
+def try_out(library: Library, files: Mapping[str, bytes], seconds: float, kind: str | None = None) -> Run:
+    """All tests of a library on a tree, in a fresh sandbox."""
+    with start(image(), Resources(), kind) as sandbox:
+        sandbox.write({f"{WORK}/{p}": d for p, d in files.items()})
+        return run_tests(sandbox, test_files(library), python=PYTHON, path=library.imports, seconds=seconds)
+
+
+def test_files(library: Library) -> list[str]:
+    """The test files of a library."""
+    names = [p for p in tree(library.name) if library.is_test(p)]
+    return sorted(p for p in names if re.fullmatch(r"(test_.*|.*_test|tests?)\.py", p.rpartition("/")[2]))
+
+
+def baseline(library: Library, kind: str | None = None) -> Baseline:
+    """Run a library's tests twice as published; only what passes both times counts as passing."""
+    first, second = (try_out(library, tree(library.name), 120, kind) for _ in range(2))
+    if not (first.finished and second.finished and first.outcomes):
+        raise RuntimeError(f"{library.label}: the published tree does not run to its end: {first.said}")
+    ids = sorted(first.outcomes.keys() | second.outcomes.keys())
+    passing = [i for i in ids if first.outcomes.get(i) == second.outcomes.get(i) == ["passed"]]
+    return Baseline(passing, [i for i in ids if i not in set(passing)], round(max(first.seconds, second.seconds), 2))
+
+
+def broken_by(library: Library, base: Baseline, bug: Bug) -> tuple[list[str], Run] | None:
+    """The tests that a bug breaks, the same ones twice; None unless it is a clear, small, repeatable failure."""
+    files = {**tree(library.name), **apply(tree(library.name), bug)}
+    runs, known = [], {*base.passing, *base.others}
+    for _ in range(2):
+        run = try_out(library, files, base.seconds * 4 + 5)
+        failing = [i for i in base.passing if run.outcomes.get(i) != ["passed"]]
+        if not run.finished or run.errors or not 1 <= len(failing) <= min(MOST_BROKEN, max(2, len(base.passing) // 4)):
+            return None
+        if any(run.outcomes.get(i) != ["failed"] for i in failing) or set(run.outcomes) - known:
+            return None
+        runs.append((failing, run))
+    return runs[0] if runs[0][0] == runs[1][0] else None
+
+
+def functions_of(ids: Sequence[str]) -> list[str]:
+    """Test ids without their parameters, each once."""
+    return list(dict.fromkeys(i.partition("[")[0] for i in ids))
+
+
+def make(library: Library, base: Baseline, quota: int, say: Callable[[str], None]) -> list[Row]:
+    """Validated tasks of one library: every operator in turn, then pairs of bugs that work alone, in different files where there are any."""
+    draw = random.Random(library.label)
+    sources = {p: d for p, d in tree(library.name).items() if library.is_source(p)}
+    waiting: dict[str, list[Bug]] = defaultdict(list)
+    for bug in candidates(sources):
+        waiting[bug.operators[0]].append(bug)
+    for each in waiting.values():
+        draw.shuffle(each)
+    singles: list[tuple[Bug, list[str], Run]] = []
+    places: dict[str, int] = defaultdict(int)
+    wanted = round(quota * (1 - COMBINED))
+    order, tries = [o for o in waiting], 0
+    while len(singles) < wanted and any(waiting.values()) and tries < 12 * quota:
+        for operator in order:
+            bug = next((waiting[operator].pop() for _ in range(len(waiting[operator])) if places[waiting[operator][-1].where] < 2 or waiting[operator].pop() is None), None)
+            if bug is None or len(singles) >= wanted:
+                continue
+            tries += 1
+            if (found := broken_by(library, base, bug)) is not None:
+                places[bug.where] += 1
+                singles.append((bug, *found))
+    say(f"{library.label}: {len(singles)} single bugs of {tries} tried")
+    made = [row_of(library, base, *found) for found in singles]
+    pairs = [(a, b) for i, a in enumerate(singles) for b in singles[i + 1 :] if a[0].where != b[0].where]
+    draw.shuffle(pairs)
+    pairs.sort(key=lambda p: p[0][0].edits[0].path == p[1][0].edits[0].path)
+    for (one, *_), (two, *_) in pairs[: 3 * quota]:
+        if len(made) >= quota:
+            break
+        both = combined(one, two)
+        if (found := broken_by(library, base, both)) is not None:
+            made.append(row_of(library, base, both, *found))
+    say(f"{library.label}: {len(made)} tasks")
+    return [msgspec.structs.replace(row, id=f"{library.name}-{i:03d}") for i, row in enumerate(made)]
+
+
+def row_of(library: Library, base: Baseline, bug: Bug, failing: list[str], run: Run) -> Row:
+    """A task from a bug that was tried: one failing test stays visible if others remain to be hidden."""
+    names = functions_of(failing)
+    shown = [i for i in failing if i.partition("[")[0] == names[0]] if len(names) > 1 else []
+    files = {**tree(library.name), **apply(tree(library.name), bug)}
+    return Row("", library.name, library.split, bug, failing, shown, describe(library, failing, run), tree_digest(files), base.seconds)
+
+
+def describe(library: Library, failing: Sequence[str], run: Run) -> str:
+    """An issue from what fails: the code that shows it, and what it says. Nothing of the bug itself."""
+    first = failing[0]
+    why = run.why.get(first, {})
+    message = re.sub(r"0x[0-9a-f]{6,}", "0x…", str(why.get("message", "it fails"))).replace(f"{WORK}/", "")
+    lines = [x.rstrip()[:200] for x in message.splitlines() if x.strip()][:8]
+    kind = lines[0].partition(":")[0] if lines and re.match(r"[A-Z]\w+(Error|Exception|Warning)?(:|$)", lines[0]) else "AssertionError"
+    snippet, called = excerpt(first, why.get("line"))
+    subject = f" in {', '.join(f'`{c}`' for c in called[:2])}" if called else ""
+    title = f"{library.name}: {'wrong result' if kind in ('AssertionError', 'assert') else kind}{subject}"
+    parameters = first.partition("[")[2].rstrip("]")
+    case = f"\nThis is with the case `{parameters[:120]}`.\n" if parameters else ""
+    more = len(failing) - 1
+    also = f"\nI see {more} other failure{'s' if more > 1 else ''} that may be related.\n" if more else ""
+    return (
+        f"The folder /work holds {library.name} {library.version}; its code is in {library.sources}. A user reports:\n\n"
+        f"# {title}\n\nThis worked in the release before and fails now:\n\n```python\n{snippet}\n```\n{case}\nWhat I get:\n\n```\n"
+        + "\n".join(lines)
+        + f"\n```\n{also}\nFind the cause in the code and mend it; leave the tests as they are. Then submit."
+    )
+
+
+def excerpt(test_id: str, line: int | None) -> tuple[str, list[str]]:
+    """The body of a test up to the line that failed, at most 16 lines, and the names that this line calls."""
+    path, _, name = test_id.partition("[")[0].partition("::")
+    source = next((tree(lib.name)[path] for lib in libraries().values() if path in tree(lib.name) and _defines(tree(lib.name)[path], name)), b"").decode()
+    node = _find(ast.parse(source), name.split("::"))
+    if node is None:
+        return f"# {name}", []
+    text, body = source.splitlines(), node.body[1:] if ast.get_docstring(node) is not None and len(node.body) > 1 else node.body
+    failing = next((s for s in _statements(body) if line and s.lineno <= line <= (s.end_lineno or s.lineno) and not hasattr(s, "body")), body[-1])
+    end = failing.end_lineno or failing.lineno
+    chosen = text[body[0].lineno - 1 : end]
+    called = [ast.unparse(n.func) for n in ast.walk(failing) if isinstance(n, ast.Call)]
+    names = [c for c in called if re.fullmatch(r"[\w.]+", c) and not c.startswith(("self.", "pytest.", "len", "list", "str", "isinstance"))]
+    return textwrap.dedent("\n".join(chosen[-16:])), list(dict.fromkeys(names))
+
+
+def _defines(source: bytes, name: str) -> bool:
+    return _find(ast.parse(source), name.split("::")) is not None
+
+
+def _find(node: ast.AST, names: Sequence[str]) -> ast.FunctionDef | None:
+    if not names:
+        return node if isinstance(node, ast.FunctionDef) else None
+    for child in getattr(node, "body", []):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and child.name == names[0]:
+            return _find(child, names[1:])
+    return None
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    for statement in body:
+        yield from (s for s in ast.walk(statement) if isinstance(s, ast.stmt))
+
+
+def remake(say: Callable[[str], None], only: Sequence[str] = ()) -> int:
+    """Make the manifest anew; how many tasks it has. With ``only``, the rows of other libraries stay."""
+    old = list(rows().values()) if only and MANIFEST.exists() else []
+    chosen = [x for x in libraries().values() if not only or x.name in only]
+    with ThreadPoolExecutor(2) as pool:
+        bases = dict(zip([x.name for x in chosen], pool.map(baseline, chosen), strict=True))
+        made = [r for each in pool.map(lambda x: make(x, bases[x.name], QUOTA[x.split], say), chosen) for r in each]
+    kept = [r for r in old if r.library not in bases]
+    known = baselines() if only and BASELINES.exists() else {}
+    BASELINES.write_bytes(msgspec.json.format(msgspec.json.encode({**known, **bases}, order="sorted"), indent=1) + b"\n")
+    ordered = sorted([*kept, *made], key=lambda r: r.id)
+    MANIFEST.write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in ordered))
+    return len(ordered)

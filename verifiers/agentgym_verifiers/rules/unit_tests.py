@@ -1,0 +1,340 @@
+"""The hidden tests of a task, run in a fresh sandbox on the declared patch alone.
+
+What decides is on this side: which ids must pass, the exit status, the token after the last test, and canaries: tests made anew for every
+run, some of which must fail. What the tested code can still do in principle is said in ``docs/security.md``.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import hmac
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from agentgym.core import EpisodeView, Task
+from agentgym.errors import MissingExtra, SandboxFault
+from agentgym.sandbox import WORK, Entry, Image, Resources, Sandbox, choose, start
+from agentgym.verdict import Verdict
+from agentgym_verifiers.rules.pick import Rule
+
+RUNNER = Path(__file__).with_name("runner.py")
+GRADE = "/tmp/.grade"
+PLANTED = re.compile(r"(^|/)(conftest\.py|sitecustomize\.py|usercustomize\.py|pytest\.ini|tox\.ini|setup\.cfg|pyproject\.toml|[^/]*\.pth|[^/]*\.pyc|[^/]*\.so)$")
+PATCH = "patch.json"
+MOST_EVIDENCE = 10
+
+
+class Changed(Struct, frozen=True, omit_defaults=True):
+    """A changed path of a patch: ``data`` (text, or latin-1 of bytes that are none) of a regular file; ``kind`` says what else it is."""
+
+    kind: Literal["file", "binary", "deleted", "link", "folder", "other"]
+    data: str = ""
+    mode: int = 0o644
+
+    @property
+    def bytes(self) -> bytes:
+        """The content of a file."""
+        return self.data.encode("latin-1" if self.kind == "binary" else "utf-8")
+
+
+class Bench(Struct, frozen=True, kw_only=True):
+    """What a task's tests need. Paths are relative to ``/work``.
+
+    ``tree`` is what the agent started from; ``tests`` are the test files as graded. ``sources`` are the prefixes that a patch may change; a
+    path in ``hidden`` that a patch holds is tampering. ``others`` are ids that are collected too and may do as they like.
+    """
+
+    image: Image
+    tree: Mapping[str, bytes]
+    tests: Mapping[str, bytes]
+    fail_to_pass: Sequence[str]
+    pass_to_pass: Sequence[str]
+    others: Sequence[str] = ()
+    sources: Sequence[str] = ("",)
+    hidden: frozenset[str] = frozenset()
+    python: Sequence[str] = ("/usr/bin/python3",)
+    path: Sequence[str] = (WORK,)
+    seconds: float = 60.0
+    resources: Resources = Resources()
+
+
+class Run(Struct, frozen=True):
+    """What a run of tests told. ``finished``: the token after the last test came, and agrees with the exit status."""
+
+    outcomes: dict[str, list[str]]
+    errors: dict[str, str]
+    why: dict[str, dict[str, Any]]
+    finished: bool
+    code: int
+    said: str
+    seconds: float
+    limit: str = ""
+
+
+def run_tests(
+    sandbox: Sandbox, files: Sequence[str], *, python: Sequence[str], path: Sequence[str], seconds: float, secret: bytes | None = None
+) -> Run:
+    """Run test files (or ids) below ``/work`` in a sandbox by the runner, and read what it tells.
+
+    Raises:
+        SandboxFault: the sandbox, not the tests, failed.
+    """
+    secret = secret or os.urandom(16)
+    config = json.dumps({"secret": secret.hex(), "path": list(path), "root": WORK, "files": [f"{WORK}/{f}" for f in files]})
+    sandbox.write({f"{GRADE}/runner.py": RUNNER.read_bytes(), f"{GRADE}/config.json": config.encode()})
+    env = {"PYTHONHASHSEED": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*python, "-I", "-S", "-B", f"{GRADE}/runner.py", f"{GRADE}/config.json"]
+    done = sandbox.exec(command, env=env, timeout=seconds, head=1 << 23, tail=1 << 22, separate=True)
+    told = list(_signed(done.output, secret))
+    outcomes: dict[str, list[str]] = {}
+    for line in told:
+        if "id" in line:
+            outcomes.setdefault(line["id"], []).append(line["outcome"])
+    why = {line["id"]: {k: line[k] for k in ("message", "line") if k in line} for line in told if "id" in line and "message" in line}
+    last = told[-1] if told else {}
+    whole = [line["n"] for line in told] == list(range(1, len(told) + 1))
+    finished = whole and last.get("end") == sum(map(len, outcomes.values())) and last.get("code") == done.code
+    limit = "time" if done.timed_out else "memory" if done.oom else "disk" if done.disk_full else ""
+    errors = {line["error"]: str(line.get("message", "")) for line in told if "error" in line}
+    return Run(outcomes, errors, why, finished, done.code, (done.error or _unsigned(done.output))[-2000:], done.duration_s, limit)
+
+
+def _signed(output: str, secret: bytes) -> list[dict[str, Any]]:
+    """The lines of the runner; anything else that was written there is not seen."""
+    found = []
+    for line in output.split("\n"):
+        if line[:1] == "@" and line[33:34] == " ":
+            text = line[34:].encode()
+            if hmac.compare_digest(hashlib.blake2b(text, key=secret, digest_size=16).hexdigest(), line[1:33]):
+                found.append(json.loads(text))
+    return found
+
+
+def _unsigned(output: str) -> str:
+    return "\n".join(line for line in output.split("\n") if line[:1] != "@").strip()
+
+
+class UnitTests(Rule, frozen=True, kw_only=True):
+    """1 if every hidden test passes on the declared patch, each exactly once, and nothing else happened; else 0.
+
+    ``bench`` is ``module:function``, a function from a ``Task`` to its ``Bench``. ``tampered``: a hidden path was there before, or a canary
+    did what it must not. The outcome class (``broken`` where nothing could be collected, ``fails``, ``passes``), the time and the size of
+    the patch are in the evidence.
+    """
+
+    bench: str
+    limit_s: float = 900.0
+
+    def __call__(self, view: EpisodeView) -> Verdict:
+        if PATCH not in view.artefacts:
+            return Verdict.invalid(f"the episode has no {PATCH}", "env")
+        try:
+            return grade_patch(bench_of(self.bench, view.task), read_patch(view.artefacts[PATCH]), _kind(view))
+        except (SandboxFault, MissingExtra) as fault:
+            return Verdict.invalid(str(fault), "infra")
+
+
+def bench_of(where: str, task: Task) -> Bench:
+    """The bench of a task, from ``module:function``."""
+    module, _, name = where.partition(":")
+    made: Bench = getattr(import_module(module), name)(task)
+    return made
+
+
+def read_patch(data: bytes) -> dict[str, Changed]:
+    """A patch artefact. Raises ``ValueError`` if it is none, or names a path outside the tree."""
+    patch = msgspec.json.decode(data, type=dict[str, Changed])
+    for path in patch:
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"a patch cannot hold the path {path!r:.80}")
+    return patch
+
+
+def _kind(view: EpisodeView) -> str | None:
+    """The kind of sandbox that the episode was played in, where it can be had here."""
+    wanted = view.episode.options.get("sandbox")
+    if isinstance(wanted, str):
+        try:
+            return choose(Resources(), (wanted,))
+        except MissingExtra:
+            return None
+    return None
+
+
+def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = None) -> Verdict:
+    """The verdict of a patch, in a fresh sandbox.
+
+    Raises:
+        SandboxFault, MissingExtra: the tests could not be run.
+    """
+    if planted := sorted(p for p in patch if _touches(p, bench.hidden)):
+        return Verdict.tampered(f"the place of a hidden test was taken: {planted[0]}", paths=list(planted[:MOST_EVIDENCE]))
+    taken, left = {}, []
+    for path, change in patch.items():
+        allowed = path not in bench.tests and not PLANTED.search(path) and any(path.startswith(s) for s in bench.sources)
+        if allowed and change.kind in ("file", "binary", "deleted"):
+            taken[path] = change
+        else:
+            left.append(path)
+    secret = os.urandom(16)
+    canaries = Canaries(bench, random.Random(secret))
+    files = {p: d for p, d in bench.tree.items() if p not in taken}
+    files.update({p: c.bytes for p, c in taken.items() if c.kind != "deleted"})
+    files.update(bench.tests)
+    files.update(canaries.files)
+    asked = [*dict.fromkeys(i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass)), *canaries.must_pass, *canaries.must_fail]
+    random.Random(secret).shuffle(asked)
+    with start(bench.image, bench.resources, kind) as sandbox:
+        sandbox.write({f"{WORK}/{p}": Entry("f", taken[p].mode & 0o755 if p in taken else 0o644, data=d) for p, d in files.items()})
+        run = run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=bench.seconds, secret=secret)
+    verdict = judge_run(bench, canaries, run)
+    size = sum(len(c.data) for c in taken.values())
+    evidence = {**verdict.evidence, "changed": len(taken), "patch_bytes": size, "seconds": round(run.seconds, 2)}
+    if left:
+        evidence["left_out"] = sorted(left)[:MOST_EVIDENCE]
+    return msgspec.structs.replace(verdict, evidence=evidence)
+
+
+def _touches(path: str, hidden: frozenset[str]) -> bool:
+    """Whether a path is a hidden one, below one, or a file where a folder of one must be."""
+    return any(path == h or path.startswith(f"{h}/") for h in hidden)
+
+
+def judge_run(bench: Bench, canaries: Canaries, run: Run) -> Verdict:
+    """What a run of the tests means."""
+    for name in (*canaries.must_pass, *canaries.must_fail):
+        told = run.outcomes.get(name, [])
+        if name in canaries.must_fail and "passed" in told:
+            return Verdict.tampered("a test passed that cannot pass", canaries=len(canaries.must_fail))
+        if name in canaries.must_pass and (len(told) > 1 or (told and told[0] != "passed") or (run.finished and not told)):
+            return Verdict.tampered("a test did not pass that cannot fail", told=told[:3])
+    wanted = [*bench.fail_to_pass, *bench.pass_to_pass]
+    known = {*wanted, *bench.others, *canaries.must_pass, *canaries.must_fail}
+    wrong = [i for i in wanted if run.outcomes.get(i) != ["passed"]]
+    extra = [i for i in run.outcomes if i not in known]
+    kinds = Counter("missing" if i not in run.outcomes else run.outcomes[i][0] if len(run.outcomes[i]) == 1 else "repeated" for i in wrong)
+    passed = not wrong and not extra and run.finished and run.code == int(bool(canaries.must_fail))
+    outcome = "passes" if passed else "broken" if len(wrong) == len(wanted) else "fails"
+    return Verdict.scored(
+        float(passed), outcome=outcome, wrong=wrong[:MOST_EVIDENCE], wrong_kinds=dict(kinds), extra=extra[:MOST_EVIDENCE], finished=run.finished,
+        fail_to_pass=sum(run.outcomes.get(i) == ["passed"] for i in bench.fail_to_pass), of=len(bench.fail_to_pass), limit=run.limit,
+    )  # fmt: skip
+
+
+WORDS = ("empty", "order", "nested", "unicode", "default", "repeat", "types", "limits", "merge", "strict", "round", "basic", "keys", "error")
+
+
+class Canaries:
+    """Tests made for one run: some cannot fail, some cannot pass. They lie beside the real ones, under names like theirs.
+
+    Those that cannot pass are real tests whose expected value was changed to one that the run's secret makes, so that an object that is
+    equal to everything is found out too; and plain ones, for trees whose tests do not lend themselves.
+    """
+
+    def __init__(self, bench: Bench, draw: random.Random) -> None:
+        self.files: dict[str, bytes] = {}
+        self.must_pass: list[str] = []
+        self.must_fail: list[str] = []
+        homes = sorted({i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass)})
+        self._plain(PurePosixPath(draw.choice(homes)), draw)
+        for home in draw.sample(homes, min(2, len(homes))):
+            self._changed(PurePosixPath(home), bench.tests.get(home, b""), draw)
+
+    def _plain(self, beside: PurePosixPath, draw: random.Random) -> None:
+        path = self._name(beside, draw)
+        words = draw.sample(WORDS, 4)
+        lines = []
+        for i, word in enumerate(words):
+            a, b = draw.randrange(100, 10_000), draw.randrange(100, 10_000)
+            right = i % 2 == 0
+            lines.append(f"def test_{word}():\n    values = [{a}, {b}]\n    assert sum(values) == {a + b + (0 if right else draw.randrange(1, 99))}\n")
+            (self.must_pass if right else self.must_fail).append(f"{path}::test_{word}")
+        self.files[path] = "\n\n".join(lines).encode()
+
+    def _changed(self, beside: PurePosixPath, source: bytes, draw: random.Random) -> None:
+        """A copy of a test file with some of its tests, each with another expected value."""
+        found = changeable(source)
+        if not found:
+            return
+        path = self._name(beside, draw)
+        chosen = dict(draw.sample(found, min(3, len(found))))
+        tree = ast.parse(source)
+        tree.body = [n for n in tree.body if not (isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name.lower().startswith("test") and n.name not in chosen)]
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name in chosen:
+                _change(node, draw)
+                self.must_fail.append(f"{path}::{node.name}")
+        self.files[path] = ast.unparse(tree).encode()
+
+    def _name(self, beside: PurePosixPath, draw: random.Random) -> str:
+        return str(beside.with_name(f"test_{draw.choice(WORDS)}_{draw.getrandbits(32):08x}.py"))
+
+
+@cache
+def changeable(source: bytes) -> list[tuple[str, int]]:
+    """Plain test functions of a module that compare something with a literal: name, and how many do."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not node.decorator_list and not node.args.args:
+            first = node.body[0] if ast.get_docstring(node) is None or len(node.body) == 1 else node.body[1]
+            if isinstance(first, ast.Assert) and _expected(first) is not None:
+                found.append((node.name, 1))
+    return found
+
+
+def _expected(statement: ast.Assert) -> ast.Constant | None:
+    test = statement.test
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq) and isinstance(test.comparators[0], ast.Constant):
+        value = test.comparators[0]
+        return value if isinstance(value.value, (str, int, float)) and isinstance(test.left, (ast.Call, ast.Attribute, ast.Subscript)) else None
+    return None
+
+
+def _change(function: ast.FunctionDef, draw: random.Random) -> None:
+    for statement in ast.walk(function):
+        if isinstance(statement, ast.Assert) and (value := _expected(statement)) is not None:
+            value.value = f"{draw.getrandbits(32):08x}{value.value}" if isinstance(value.value, str) else draw.randrange(10**6, 10**9) + 0.5
+            return
+
+
+def patch_of(before: Mapping[str, bytes], after: Mapping[str, Entry], ignored: Sequence[str] = ()) -> dict[str, Changed]:
+    """What an agent changed: from the files it was given to the tree it left."""
+    found: dict[str, Changed] = {}
+    for path, entry in after.items():
+        if not path or any(part in ignored for part in PurePosixPath(path).parts):
+            continue
+        if entry.type == "f":
+            if before.get(path) != entry.data:
+                found[path] = _file(entry)
+        elif entry.type == "d":
+            if path in before:
+                found[path] = Changed("folder")
+        else:
+            found[path] = Changed("link" if entry.type == "l" else "other", entry.data.decode("utf-8", "replace") if entry.type == "l" else "")
+    for path in before:
+        if path not in after and not any(part in ignored for part in PurePosixPath(path).parts):
+            found[path] = Changed("deleted")
+    return dict(sorted(found.items()))
+
+
+def _file(entry: Entry) -> Changed:
+    try:
+        return Changed("file", entry.data.decode("utf-8"), entry.mode)
+    except UnicodeDecodeError:
+        return Changed("binary", entry.data.decode("latin-1"), entry.mode)
