@@ -92,10 +92,10 @@ def limited(call: Callable[[Any], Any], argument: Any, seconds: float) -> Any:
         raise TimeoutError(f"took longer than {seconds:g} s") from None
 
 
-def judge(verifier: Callable[[Any], Any], view: Any, seconds: float = LIMIT_S) -> Verdict:
-    """Ask a verifier for its verdict, within a time, a size and the rules of ``Verdict``."""
+def judge(verifier: Callable[[Any], Any], view: Any, seconds: float | None = None) -> Verdict:
+    """Ask a verifier for its verdict, within a time (its own ``limit_s`` if it has one), a size and the rules of ``Verdict``."""
     try:
-        return checked(limited(verifier, view, seconds))
+        return checked(limited(verifier, view, seconds or getattr(verifier, "limit_s", LIMIT_S)))
     except Exception as error:
         return Verdict.invalid(f"{type(error).__name__}: {str(error)[:500]}")
 

@@ -66,13 +66,15 @@ def elsewhere() -> Iterator[None]:
     """400 days later, with no network, and other random numbers."""
     clock, stamp, door = time.time, time.time_ns, socket.socket.connect
 
-    def closed(*_: Any) -> None:
-        raise OSError("the network is closed during this check")
+    def closed(self: socket.socket, *address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            raise OSError("the network is closed during this check")
+        door(self, *address)
 
     state = random.getstate()
     random.seed(99)
     time.time, time.time_ns = (lambda: clock() + DAYS_400), (lambda: stamp() + DAYS_400 * 10**9)
-    socket.socket.connect = closed  # type: ignore[method-assign]  # put back below
+    socket.socket.connect = closed  # type: ignore[method-assign, assignment]  # put back below
     try:
         yield
     finally:

@@ -50,9 +50,21 @@ def find(verb: str) -> Command:
     raise UnknownName("command", verb, [*VERBS, *installed("commands")])
 
 
+def _verb(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The verb and the words after it. Some have two words, each pair a command of its own: ``fetch swe`` is the entry point ``fetch.swe``."""
+    pairs = {name.partition(".")[2]: name for name in installed("commands") if name.startswith(f"{argv[0]}.")}
+    if not pairs:
+        return argv[0], argv[1:]
+    if len(argv) < 2 or argv[1].startswith("-"):
+        raise UsageError(f"agentgym {argv[0]} needs one of: {', '.join(sorted(pairs))}")
+    if argv[1] not in pairs:
+        raise UnknownName(f"word after {argv[0]}", argv[1], pairs)
+    return pairs[argv[1]], argv[2:]
+
+
 def usage() -> str:
     """The overview that ``agentgym --help`` prints."""
-    lines = [f"  {v:<10} {_summary(v)}" for v in [*VERBS, *sorted(installed("commands"))]]
+    lines = [f"  {v.replace('.', ' '):<10} {_summary(v)}" for v in [*VERBS, *sorted(installed("commands"))]]
     return "\n".join(
         [
             "usage: agentgym VERB [flags] [@ file.toml]",
@@ -83,11 +95,12 @@ def run(argv: Sequence[str]) -> int:
 
         print(f"agentgym {__version__}")
         return DONE
-    command = find(argv[0])
-    if "--help" in argv[1:] or "-h" in argv[1:]:
+    verb, words = _verb(argv)
+    command = find(verb)
+    if "--help" in words or "-h" in words:
         make_parser(command).print_help()
         return DONE
-    parsed = parse(command, argv[1:])
+    parsed = parse(command, words)
     screen = Screen(parsed.plain)
     with screen.working():
         answer: Answer = command.run(parsed.config, screen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from abc import abstractmethod
@@ -86,12 +87,12 @@ class Completed(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """The files of a sandbox at one moment: for ``bwrap`` what differs from the image, for ``docker`` an image of the engine.
 
-    ``ended`` processes ran and were ended first: a snapshot holds files, not processes.
+    ``ended`` names the programs that ran and were ended first: a snapshot holds files, not processes.
     """
 
     kind: str
     data: bytes
-    ended: int = 0
+    ended: tuple[str, ...] = ()
 
 
 class Sandbox:
@@ -104,7 +105,7 @@ class Sandbox:
 
     kind: ClassVar[str] = ""
 
-    def __init__(self, image: Image, resources: Resources) -> None:
+    def __init__(self, image: Image, resources: Resources, snapshot: Snapshot | None = None) -> None:
         self.image, self.resources = image, resources
         self._lock = threading.Lock()
         self._closed = False
@@ -194,20 +195,16 @@ class Sandbox:
         """The files as they are; ends every process first."""
         raise CapabilityError(f"a {self.kind} sandbox cannot be snapshotted")
 
-    def restore(self, snapshot: Snapshot) -> Sandbox:
-        """A new sandbox with the files of a snapshot of this kind and image."""
-        raise CapabilityError(f"a {self.kind} sandbox cannot be restored")
-
     def fork(self, n: int) -> list[Sandbox]:
         """``n`` independent sandboxes with the files as they are; ends every process first."""
-        here, forks = self.snapshot(), list[Sandbox]()
-        try:
-            forks.extend(self.restore(here) for _ in range(n))
-        except BaseException:
-            for fork in forks:
-                fork.close()
-            raise
-        return forks
+        from agentgym.sandbox.pool import fork  # the pool starts sandboxes; this is the one way back
+
+        return fork(self, n)
+
+    def processes(self) -> list[str]:
+        """The names of the programs that run in it, the supervisor left out."""
+        names = self.exec('for p in /proc/[0-9]*; do [ "${p#/proc/}" -gt 1 ] && [ "${p#/proc/}" != $$ ] && read n < $p/comm && echo "$n"; done 2>/dev/null', cwd="/")
+        return sorted(names.output.split("\n"))[1:] if names.output else []
 
     def close(self) -> None:
         """End everything in it and give back what it held; idempotent."""
@@ -238,6 +235,10 @@ class Sandbox:
 
     def _open(self) -> _Use:
         return _Use(self)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
     def __enter__(self) -> Sandbox:
         return self

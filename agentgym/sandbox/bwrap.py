@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from agentgym.errors import SandboxRefused
 from agentgym.sandbox import cgroups
 from agentgym.sandbox.base import AGENT_UID, HOME, WORK, Image, Resources, Sandbox, Snapshot
 from agentgym.sandbox.binary import supervisor
@@ -100,7 +99,7 @@ class Bwrap(Sandbox):
         return cgroups.reap()
 
     def __init__(self, image: Image, resources: Resources, snapshot: Snapshot | None = None) -> None:
-        super().__init__(image, resources)
+        super().__init__(image, resources, snapshot)
         self.require(resources)
         self._group = cgroups.Group(resources) if resources.asked() & {"memory", "pids", "cpus"} else None
         try:
@@ -166,14 +165,10 @@ class Bwrap(Sandbox):
         return f" (exit code {code}{'; ' + said[-500:] if said else ''})"
 
     def snapshot(self) -> Snapshot:
+        ended = tuple(self.processes())
         with self._open() as link:
-            ended, data = link.snapshot()
+            _, data = link.snapshot()
         return Snapshot(self.kind, data, ended)
-
-    def restore(self, snapshot: Snapshot) -> Bwrap:
-        if snapshot.kind != self.kind:
-            raise SandboxRefused(f"a snapshot of {snapshot.kind} cannot be restored by {self.kind}", "")
-        return Bwrap(self.image, self.resources, snapshot)
 
     def _destroy(self) -> None:
         if hasattr(self, "_link"):

@@ -17,12 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
+
 from agentgym.errors import MissingExtra, SandboxFault, SandboxRefused
 from agentgym.sandbox.base import AGENT_UID, Image, Resources, Sandbox, Snapshot
 from agentgym.sandbox.binary import supervisor
 from agentgym.sandbox.bwrap import INSIDE, KEPT
 from agentgym.sandbox.link import Link, Multiplexed
-from agentgym.sandbox.owner import LABEL, abandoned, me
+from agentgym.sandbox.owner import LABEL, abandoned, me, state_folder
 
 START_LINE = "dockerd > /tmp/dockerd.log 2>&1 &  (or: sudo systemctl start docker)"
 ENFORCED = frozenset({"cpus", "memory", "pids", "disk", "files", "seconds", "network"})
@@ -65,6 +67,17 @@ def _faults(doing: str) -> Any:
         raise
     except Exception as error:
         raise SandboxFault(f"{doing}: {_first_line(error)}") from error
+
+
+def lock_file() -> Path:
+    """Where ``docker/build.py`` writes the digests of the images it built on this machine."""
+    return state_folder() / "images.lock"
+
+
+def locked() -> dict[str, dict[str, Any]]:
+    """The images of the lock file: name to ``id``, ``layers`` and ``bytes``."""
+    found: dict[str, dict[str, Any]] = msgspec.json.decode(lock_file().read_bytes()) if lock_file().exists() else {}
+    return found
 
 
 @cache
@@ -153,7 +166,7 @@ class Docker(Sandbox):
         return names
 
     def __init__(self, image: Image, resources: Resources, snapshot: Snapshot | None = None) -> None:
-        super().__init__(image, resources)
+        super().__init__(image, resources, snapshot)
         self._container = ""
         self.require(resources)
         with _faults("starting a container"):
@@ -199,16 +212,12 @@ class Docker(Sandbox):
         return f" (container {self._container[:12]}: {about}{'; ' + said if said else ''})"
 
     def snapshot(self) -> Snapshot:
-        ended = self.freeze()
+        ended = tuple(self.processes())
+        self.freeze()
         with _faults("committing a container"):
             changes = [f"LABEL {LABEL}={me()}", "ENTRYPOINT []"]
             made = engine().commit(self._container, repository="agentgym/snapshot", tag=self._container[:12] + os.urandom(4).hex(), changes=changes, pause=False)
         return Snapshot(self.kind, made["Id"].encode(), ended)
-
-    def restore(self, snapshot: Snapshot) -> Docker:
-        if snapshot.kind != self.kind:
-            raise SandboxRefused(f"a snapshot of {snapshot.kind} cannot be restored by {self.kind}", "")
-        return type(self)(self.image, self.resources, snapshot)
 
     def _destroy(self) -> None:
         if hasattr(self, "_link"):

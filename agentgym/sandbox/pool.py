@@ -11,10 +11,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from functools import cache
+from weakref import WeakSet
 
 from agentgym.errors import SandboxFault, SandboxRefused
 from agentgym.registry import installed, load
-from agentgym.sandbox.base import Image, Resources, Sandbox
+from agentgym.sandbox.base import Image, Resources, Sandbox, Snapshot
 from agentgym.sandbox.owner import state_folder
 
 PREFERRED = ("bwrap", "docker")
@@ -122,15 +123,31 @@ def start(image: Image, resources: Resources | None = None, kind: str | None = N
     return fresh(image, resources, name)
 
 
-def fresh(image: Image, resources: Resources, kind: str) -> Sandbox:
+def fresh(image: Image, resources: Resources, kind: str, snapshot: Snapshot | None = None) -> Sandbox:
     """A sandbox started now."""
     cls = kind_of(kind)
     with admission().starting():
-        sandbox = cls(image, resources)
+        sandbox = cls(image, resources, snapshot)
     sandbox.on_close(admission().leave)
     _open_ones.add(sandbox)
-    sandbox.on_close(lambda: _open_ones.discard(sandbox))
     return sandbox
+
+
+def restore(snapshot: Snapshot, image: Image, resources: Resources) -> Sandbox:
+    """A new sandbox with the files of a snapshot; of the kind that took it, and from the same image."""
+    return fresh(image, resources, snapshot.kind, snapshot)
+
+
+def fork(sandbox: Sandbox, n: int) -> list[Sandbox]:
+    """``n`` independent sandboxes with the files of one as they are; ends every process in it first."""
+    here, forks = sandbox.snapshot(), list[Sandbox]()
+    try:
+        forks.extend(restore(here, sandbox.image, sandbox.resources) for _ in range(n))
+    except BaseException:
+        for each in forks:
+            each.close()
+        raise
+    return forks
 
 
 Key = tuple[str, Image, Resources]
@@ -158,9 +175,13 @@ class Pool:
         """A ready one, if there is any that still lives."""
         if key not in self._wanted:
             return None
+        found = None
         with self._lock:
             ready = self._ready.get(key, deque())
-            found = next((ready.popleft() for _ in range(len(ready)) if not ready[0].closed or ready.popleft().close()), None)
+            while ready and found is None:
+                found = ready.popleft()
+                if found.closed:
+                    found = None
         if self._wanted[key]:
             threading.Thread(target=self._fill, args=(key,), daemon=True).start()
         return found
@@ -180,7 +201,7 @@ class Pool:
 
 
 _pool = Pool()
-_open_ones: set[Sandbox] = set()
+_open_ones: WeakSet[Sandbox] = WeakSet()
 warm = _pool.warm
 
 

@@ -41,14 +41,13 @@ class Baseline(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True):
-    """A validated task. ``shown`` are failing tests that stay visible, ``digest`` is of the broken tree, ``line`` where the shown failure is."""
+    """A validated task. ``digest`` is of the broken tree, ``seconds`` how long the library's tests take."""
 
     id: str
     library: str
     split: str
     bug: Bug
     fail_to_pass: list[str]
-    shown: list[str]
     instruction: str
     digest: str
     seconds: float
@@ -112,9 +111,16 @@ def broken_by(library: Library, base: Baseline, bug: Bug) -> tuple[list[str], Ru
     return runs[0] if runs[0][0] == runs[1][0] else None
 
 
-def functions_of(ids: Sequence[str]) -> list[str]:
-    """Test ids without their parameters, each once."""
-    return list(dict.fromkeys(i.partition("[")[0] for i in ids))
+def function_of(test_id: str) -> str:
+    """``path::name`` of the function behind a test id: without parameters, and without its class, since classes inherit tests."""
+    path, _, name = test_id.partition("[")[0].partition("::")
+    return f"{path}::{name.rpartition('::')[2]}"
+
+
+def shown(failing: Sequence[str]) -> str | None:
+    """The failing function that stays visible: the first, if there are others to be hidden."""
+    names = list(dict.fromkeys(map(function_of, failing)))
+    return names[0] if len(names) > 1 else None
 
 
 def make(library: Library, base: Baseline, quota: int, say: Callable[[str], None]) -> list[Row]:
@@ -155,11 +161,9 @@ def make(library: Library, base: Baseline, quota: int, say: Callable[[str], None
 
 
 def row_of(library: Library, base: Baseline, bug: Bug, failing: list[str], run: Run) -> Row:
-    """A task from a bug that was tried: one failing test stays visible if others remain to be hidden."""
-    names = functions_of(failing)
-    shown = [i for i in failing if i.partition("[")[0] == names[0]] if len(names) > 1 else []
+    """A task from a bug that was tried."""
     files = {**tree(library.name), **apply(tree(library.name), bug)}
-    return Row("", library.name, library.split, bug, failing, shown, describe(library, failing, run), tree_digest(files), base.seconds)
+    return Row("", library.name, library.split, bug, failing, describe(library, failing, run), tree_digest(files), base.seconds)
 
 
 def describe(library: Library, failing: Sequence[str], run: Run) -> str:
@@ -169,7 +173,7 @@ def describe(library: Library, failing: Sequence[str], run: Run) -> str:
     message = re.sub(r"0x[0-9a-f]{6,}", "0x…", str(why.get("message", "it fails"))).replace(f"{WORK}/", "")
     lines = [x.rstrip()[:200] for x in message.splitlines() if x.strip()][:8]
     kind = lines[0].partition(":")[0] if lines and re.match(r"[A-Z]\w+(Error|Exception|Warning)?(:|$)", lines[0]) else "AssertionError"
-    snippet, called = excerpt(first, why.get("line"))
+    snippet, called = excerpt(library, first, why.get("line"))
     subject = f" in {', '.join(f'`{c}`' for c in called[:2])}" if called else ""
     title = f"{library.name}: {'wrong result' if kind in ('AssertionError', 'assert') else kind}{subject}"
     parameters = first.partition("[")[2].rstrip("]")
@@ -184,11 +188,11 @@ def describe(library: Library, failing: Sequence[str], run: Run) -> str:
     )
 
 
-def excerpt(test_id: str, line: int | None) -> tuple[str, list[str]]:
+def excerpt(library: Library, test_id: str, line: int | None) -> tuple[str, list[str]]:
     """The body of a test up to the line that failed, at most 16 lines, and the names that this line calls."""
-    path, _, name = test_id.partition("[")[0].partition("::")
-    source = next((tree(lib.name)[path] for lib in libraries().values() if path in tree(lib.name) and _defines(tree(lib.name)[path], name)), b"").decode()
-    node = _find(ast.parse(source), name.split("::"))
+    path, _, name = function_of(test_id).partition("::")
+    source = tree(library.name)[path].decode()
+    node = next((n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name and (not line or n.lineno <= line <= (n.end_lineno or 0))), None)
     if node is None:
         return f"# {name}", []
     text, body = source.splitlines(), node.body[1:] if ast.get_docstring(node) is not None and len(node.body) > 1 else node.body
@@ -198,19 +202,6 @@ def excerpt(test_id: str, line: int | None) -> tuple[str, list[str]]:
     called = [ast.unparse(n.func) for n in ast.walk(failing) if isinstance(n, ast.Call)]
     names = [c for c in called if re.fullmatch(r"[\w.]+", c) and not c.startswith(("self.", "pytest.", "len", "list", "str", "isinstance"))]
     return textwrap.dedent("\n".join(chosen[-16:])), list(dict.fromkeys(names))
-
-
-def _defines(source: bytes, name: str) -> bool:
-    return _find(ast.parse(source), name.split("::")) is not None
-
-
-def _find(node: ast.AST, names: Sequence[str]) -> ast.FunctionDef | None:
-    if not names:
-        return node if isinstance(node, ast.FunctionDef) else None
-    for child in getattr(node, "body", []):
-        if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and child.name == names[0]:
-            return _find(child, names[1:])
-    return None
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:

@@ -68,7 +68,7 @@ def main(path: str) -> None:
     import pytest
 
     recorder = Recorder(tell)
-    flags = ["-p", "no:cacheprovider", "-p", "no:terminal", "-c", os.devnull, f"--rootdir={config['root']}", f"--confcutdir={config['root']}"]
+    flags = ["-q", "--no-header", "--no-summary", "--tb=short", "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={config['root']}", f"--confcutdir={config['root']}"]
     code = int(pytest.main([*flags, *config["files"]], plugins=[recorder]))
     tell(end=recorder.count, code=code)
     os._exit(code)

@@ -130,8 +130,8 @@ class UnitTests(Rule, frozen=True, kw_only=True):
     """1 if every hidden test passes on the declared patch, each exactly once, and nothing else happened; else 0.
 
     ``bench`` is ``module:function``, a function from a ``Task`` to its ``Bench``. ``tampered``: a hidden path was there before, or a canary
-    did what it must not. The outcome class (``broken`` where nothing could be collected, ``fails``, ``passes``), the time and the size of
-    the patch are in the evidence.
+    did what it must not. The outcome class (``broken`` where nothing could be collected, ``fails``, ``passes``) and the size of the patch
+    are in the evidence; nothing timed is, so that it repeats.
     """
 
     bench: str
@@ -201,7 +201,7 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
         run = run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=bench.seconds, secret=secret)
     verdict = judge_run(bench, canaries, run)
     size = sum(len(c.data) for c in taken.values())
-    evidence = {**verdict.evidence, "changed": len(taken), "patch_bytes": size, "seconds": round(run.seconds, 2)}
+    evidence = {**verdict.evidence, "changed": len(taken), "patch_bytes": size}
     if left:
         evidence["left_out"] = sorted(left)[:MOST_EVIDENCE]
     return msgspec.structs.replace(verdict, evidence=evidence)

@@ -1,0 +1,99 @@
+"""Builds the images of this folder, and writes their digests to the lock file. ``python docker/build.py [NAME …]``
+
+``debian:bookworm-slim`` is the base. Where it cannot be pulled, the same base is made by debootstrap. What was built before and has not
+changed is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from agentgym.sandbox.docker import engine, lock_file, locked
+from agentgym.sandbox.owner import state_folder
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+BASE = "debian:bookworm-slim"
+MADE = "agentgym/debian:bookworm"
+ORDER = ("base", "swe", "eval")
+ENVIRONMENTS = ("envs/tools", "envs/swe")
+EPOCH = "2026-01-01 00:00:00Z"
+
+
+def base() -> str:
+    """The image that all others stand on: pulled, or made."""
+    client = engine()
+    for name in (MADE, BASE):
+        if client.images(name=name, quiet=True):
+            return name
+    if subprocess.run(["docker", "pull", "-q", BASE], capture_output=True, timeout=120).returncode == 0:
+        return BASE
+    if shutil.which("debootstrap") is None or os.geteuid():
+        sys.exit(f"{BASE} cannot be pulled, and debootstrap (as root) is not to be had: apt-get install -y debootstrap")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "root")
+        run("debootstrap", "--variant=minbase", "bookworm", str(root))
+        for dirt in ("var/log", "var/cache/apt/archives", "var/cache/ldconfig", "var/lib/apt/lists"):
+            for path in (root / dirt).glob("*"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (root / "etc/machine-id").write_text("")
+        tar = Path(folder, "root.tar")
+        run("tar", "-C", str(root), "--sort=name", f"--mtime={EPOCH}", "--clamp-mtime", "--numeric-owner", "-cf", str(tar), ".")
+        run("docker", "import", str(tar), MADE)
+    return MADE
+
+
+def run(*command: str) -> None:
+    """Run a command; its output is shown only if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def context(name: str, folder: Path) -> None:
+    """Lay out what an image is built from."""
+    shutil.copy(HERE / name / "Dockerfile", folder)
+    if name == "eval":
+        wheels = folder / "wheels"
+        parts = [str(ROOT), *(str(ROOT / e) for e in ENVIRONMENTS), f"{ROOT / 'verifiers'}[math,text]", "docker"]
+        run(sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "-w", str(wheels), *parts)
+        home = folder / "home"
+        home.mkdir()
+        for part in ("swe",):
+            if (state_folder() / part).is_dir():
+                shutil.copytree(state_folder() / part, home / part, ignore=shutil.ignore_patterns("sdists", "*.new"))
+
+
+def build(name: str) -> dict[str, object]:
+    """Build one image; what the lock file says of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        context(name, Path(folder))
+        below = {"base": base, "swe": lambda: "agentgym/base", "eval": lambda: "agentgym/swe"}[name]()
+        run("docker", "build", "-q", "--build-arg", f"BASE={below}", "-t", f"agentgym/{name}", folder)
+    about = engine().inspect_image(f"agentgym/{name}")
+    return {"id": about["Id"], "layers": about["RootFS"]["Layers"], "bytes": about["Size"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=[], help=f"which of {', '.join(ORDER)}; default: those that are missing")
+    given = parser.parse_args().names
+    lock = locked()
+    there = {n for n in ORDER if f"agentgym/{n}" in lock and engine().images(name=f"agentgym/{n}", quiet=True)}
+    for name in given or [n for n in ORDER if n not in there]:
+        print(f"building agentgym/{name} …", flush=True)
+        lock[f"agentgym/{name}"] = build(name)
+        lock_file().write_bytes(msgspec.json.format(msgspec.json.encode(lock), indent=1))
+    print(f"{len(lock)} images in {lock_file()}")
+
+
+if __name__ == "__main__":
+    main()
