@@ -24,7 +24,8 @@ ROOT = HERE.parent
 BASE = "debian:bookworm-slim"
 MADE = "agentgym/debian:bookworm"
 ORDER = ("base", "swe", "eval")
-ENVIRONMENTS = ("envs/tools", "envs/swe")
+MEMBERS = ("", "envs/tools", "envs/swe", "verifiers")
+INSTALLED = ("agentgym-core", "agentgym-tools", "agentgym-swe", "agentgym-verifiers[math,text]")
 EPOCH = "2026-01-01 00:00:00Z"
 
 
@@ -63,8 +64,10 @@ def context(name: str, folder: Path) -> None:
     shutil.copy(HERE / name / "Dockerfile", folder)
     if name == "eval":
         wheels = folder / "wheels"
-        parts = [str(ROOT), *(str(ROOT / e) for e in ENVIRONMENTS), f"{ROOT / 'verifiers'}[math,text]", "docker"]
-        run(sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "-w", str(wheels), *parts)
+        pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "-w", str(wheels), "--find-links", str(wheels)]
+        wheels.mkdir()
+        run(*pip, "--no-deps", *(str(ROOT / part) for part in MEMBERS))
+        run(*pip, *INSTALLED)
         home = folder / "home"
         home.mkdir()
         for part in ("swe",):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium
 import msgspec
@@ -54,9 +55,9 @@ def declared(subject: Subject) -> str:
     return f"{sum(subject.spec.splits.values())} tasks in {len(subject.spec.splits)} splits, {len(env.tools)} tools"
 
 
-def hashes(env_id: str, split: str, tasks: Sequence[str]) -> list[str]:
+def hashes(env_id: str, split: str, tasks: Sequence[str], options: dict[str, Any]) -> list[str]:
     """State hashes and verdicts of a scripted walk through each task: what determinism is measured by."""
-    subject = Subject(spec(env_id), 1)
+    subject = Subject(spec(env_id), 1, options)
     env, seen = subject.make(split), []
     for task in tasks:
         _, info = env.reset(seed=7, options={"task": task})
@@ -73,9 +74,9 @@ def determinism(subject: Subject) -> str:
     """The same hashes twice in this process and once in another with another hash seed; a seed alone fixes the task."""
     split = next(iter(subject.spec.splits))
     tasks = list(subject.make(split).taskset.ids()[:4])
-    first, again = hashes(subject.spec.id, split, tasks), hashes(subject.spec.id, split, tasks)
+    first, again = hashes(subject.spec.id, split, tasks, subject.options), hashes(subject.spec.id, split, tasks, subject.options)
     need(first == again, "two runs in one process differ")
-    code = f"import agentgym.checks.conformance as r; print(*r.hashes({subject.spec.id!r}, {split!r}, {tasks!r}))"
+    code = f"import agentgym.checks.conformance as r; print(*r.hashes({subject.spec.id!r}, {split!r}, {tasks!r}, {subject.options!r}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=_environ())
     need(other.stdout.split() == first, f"another process differs: {other.stderr[-300:]}")
     env = subject.make()

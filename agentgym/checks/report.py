@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -18,6 +18,7 @@ from agentgym.errors import AgentGymError
 from agentgym.policies import resolve
 from agentgym.registry import spec
 from agentgym.rollout import Job, Rollout
+from agentgym.verdict import Json
 
 REPEATS = 3
 """How often the oracle plays each task."""
@@ -67,13 +68,15 @@ def _play(subject: Subject, policy: str, repeats: int = 1) -> tuple[Played, list
     return Played(len(episodes), sum(e.total for e in episodes) / n, sum(e.success for e in episodes) / n), low
 
 
-def check(env_id: str, tasks: int = 40, on_check: Callable[[Check], None] = lambda check: None) -> Report:
-    """Run everything on ``tasks`` tasks of each split.
+def check(
+    env_id: str, tasks: int = 40, on_check: Callable[[Check], None] = lambda check: None, options: Mapping[str, Json] | None = None
+) -> Report:
+    """Run everything on ``tasks`` tasks of each split, with these options of the environment.
 
     Raises:
         UnknownName: no such environment.
     """
-    return audit(Subject(spec(env_id), tasks), on_check)
+    return audit(Subject(spec(env_id), tasks, dict(options or {})), on_check)
 
 
 def audit(subject: Subject, on_check: Callable[[Check], None] = lambda check: None) -> Report:

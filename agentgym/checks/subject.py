@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -33,14 +33,15 @@ class Check(Struct, frozen=True):
 
 
 class Subject(Struct):
-    """The environment under check: ``tasks`` per split take part."""
+    """The environment under check: ``tasks`` per split take part, ``options`` are given to it."""
 
     spec: EnvSpec
     tasks: int
+    options: dict[str, Any] = {}
 
     def make(self, split: str = "", reward: str = "outcome") -> AgentEnv:
         """A new one, on its first split unless told otherwise."""
-        return make(self.spec.id, split=split or next(iter(self.spec.splits)), reward=reward)
+        return make(self.spec.id, split=split or next(iter(self.spec.splits)), reward=reward, **self.options)
 
     def actions(self, env: AgentEnv) -> list[str]:
         """What to play: the oracle's actions, or a few odd ones. Leaves ``env`` reset."""

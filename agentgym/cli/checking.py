@@ -11,6 +11,7 @@ from agentgym.checks import Report
 from agentgym.checks import check as run_checks
 from agentgym.checks.attacks import NOT_APPLICABLE
 from agentgym.cli.command import Answer, Command
+from agentgym.cli.play import with_sandbox
 from agentgym.cli.screen import Screen
 from agentgym.evaluation.bundle import looked_into
 from agentgym.evaluation.regrade import explained, replay, verify
@@ -22,6 +23,7 @@ class CheckConfig(Struct, forbid_unknown_fields=True):
 
     env: Annotated[str, Meta(description="environment id")]
     tasks: Annotated[int, Meta(description="tasks of each split that take part", ge=1)] = 40
+    sandbox: Annotated[str, Meta(description="kind of sandbox: bwrap, docker, runsc")] | None = None
 
 
 class FolderConfig(Struct, forbid_unknown_fields=True):
@@ -31,7 +33,7 @@ class FolderConfig(Struct, forbid_unknown_fields=True):
 
 
 def check(config: CheckConfig, screen: Screen) -> Answer:
-    report = run_checks(config.env, config.tasks, lambda c: screen.say(f"{c.status:<5} {c.name}: {c.detail}"))
+    report = run_checks(config.env, config.tasks, options=with_sandbox(config.env, {}, config.sandbox), on_check=lambda c: screen.say(f"{c.status:<5} {c.name}: {c.detail}"))
     return Answer(report, _summary(report), 0 if report.passed else 1)
 
 

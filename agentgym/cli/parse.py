@@ -39,7 +39,7 @@ def parse(command: Command, argv: Sequence[str]) -> Parsed:
     parser = make_parser(command)
     known, unknown = parser.parse_known_args(argv)
     given = {k: v for k, v in vars(known).items() if v is not None}
-    flags = [f"--{f.replace('_', '-')}" for f in command.config.__struct_fields__]
+    flags = [f"--{f.replace('_', '-')}" for f in command.config.__struct_encode_fields__]
     for word in unknown:
         if word.startswith("-"):
             raise UnknownName("flag", word.partition("=")[0], [*flags, "--json", "--plain", "--help"])
@@ -74,7 +74,7 @@ def _read(command: Command, files: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"cannot read {name}: {error.strerror}") from None
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{name}: {error}") from None
-        known = command.config.__struct_fields__
+        known = command.config.__struct_encode_fields__
         for key in table:
             if key.replace("-", "_") not in known:
                 raise UsageError(f"{name}: unknown key {key!r}{nearest(key, known)}")
@@ -117,20 +117,21 @@ def make_parser(command: Command) -> argparse.ArgumentParser:
     hints = get_type_hints(command.config, include_extras=True)
     for field in msgspec.structs.fields(command.config):
         kind, says = _plain_type(hints[field.name])
+        name = field.encode_name
         required = field.required
         default = "" if required or field.default in (msgspec.NODEFAULT, None, "", {}) else f" (default {field.default})"
         text = f"{says}{default}".replace("%", "%%")
-        if field.name in command.positional:
-            parser.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, metavar=field.name.upper(), help=text)
-        flag = f"--{field.name.replace('_', '-')}"
-        if field.name in command.positional:
-            parser.add_argument(flag, dest=field.name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        if name in command.positional:
+            parser.add_argument(name, nargs="?", default=argparse.SUPPRESS, metavar=name.upper(), help=text)
+        flag = f"--{name.replace('_', '-')}"
+        if name in command.positional:
+            parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         elif kind is bool:
-            parser.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+            parser.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
         elif get_origin(kind) in (dict, list):
-            parser.add_argument(flag, dest=field.name, action="append", help=text)
+            parser.add_argument(flag, dest=name, action="append", help=text)
         else:
-            parser.add_argument(flag, dest=field.name, help=text)
+            parser.add_argument(flag, dest=name, help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     parser.add_argument("--plain", action="store_true", help="plain lines instead of progress bars and colours")
     return parser

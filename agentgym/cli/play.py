@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,11 +36,12 @@ class PlayConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     split: Annotated[str, Meta(description="split; default the first")] | None = None
     reward: Annotated[str, Meta(description="reward spec")] = "outcome"
     option: Annotated[dict[str, Any], Meta(description="environment options as key=value, repeatable")] = {}
+    sandbox: Annotated[str, Meta(description="kind of sandbox: bwrap, docker, runsc")] | None = None
     seed: Annotated[int, Meta(description="seed", ge=0)] = 0
     out: Annotated[str, Meta(description="also keep the episode in this run folder")] | None = None
 
 
-class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True, rename={"within": "in"}):
     """Many episodes of one policy."""
 
     env: Annotated[str, Meta(description="environment id, or several with commas between")] = ""
@@ -49,6 +51,8 @@ class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     tasks: Annotated[int, Meta(description="distinct tasks; default 100", ge=1)] | None = None
     episodes: Annotated[int, Meta(description="episodes in all; default one per task", ge=1)] | None = None
     option: Annotated[dict[str, Any], Meta(description="environment options as key=value, repeatable")] = {}
+    sandbox: Annotated[str, Meta(description="kind of sandbox: bwrap, docker, runsc")] | None = None
+    within: Annotated[Literal["docker"], Meta(description="run the whole evaluation in the eval image")] | None = None
     seed: Annotated[int, Meta(description="seed", ge=0)] = 0
     concurrency: Annotated[int, Meta(description="episodes at once", ge=1)] = 64
     retries: Annotated[int, Meta(description="fresh environments after a fault", ge=0)] = 2
@@ -85,7 +89,8 @@ def _policy(config: EvalConfig) -> Policy:
 
 
 def play(config: PlayConfig, screen: Screen) -> Answer:
-    plan = Plan(env=config.env, split=config.split or next(iter(spec(config.env).splits)), reward=config.reward, options=config.option)
+    options = with_sandbox(config.env, config.option, config.sandbox)
+    plan = Plan(env=config.env, split=config.split or next(iter(spec(config.env).splits)), reward=config.reward, options=options)
     env = plan.environment()
     task = env.taskset.get(config.task).id if config.task else env.taskset.ids()[0]
     policy = resolve(config.policy)
@@ -102,9 +107,21 @@ def play(config: PlayConfig, screen: Screen) -> Answer:
     return Answer(episode, transcript(episode), 0 if episode.status == "valid" else 3)
 
 
+def with_sandbox(env: str, options: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
+    """Options with the kind of sandbox among them. Raises ``UsageError`` where the environment runs in none, ``UnknownName`` for another kind."""
+    if kind is None:
+        return dict(options)
+    kinds = spec(env).capabilities.sandboxes
+    if not kinds:
+        raise UsageError(f"{env} runs in no sandbox; leave --sandbox out")
+    if kind not in kinds:
+        raise UnknownName(f"sandbox of {env}", kind, kinds)
+    return {**options, "sandbox": kind}
+
+
 def plan_of(config: EvalConfig) -> Plan:
     """What a command line, or a table of a suite, asks for."""
-    options = dict(config.option)
+    options = with_sandbox(config.env, config.option, config.sandbox)
     if config.max_turns is not None:
         options["limits"] = {**options.get("limits", {}), "max_turns": config.max_turns}
     return Plan(
@@ -145,6 +162,7 @@ def _of_suite(config: EvalConfig, number: int, table: dict[str, Any]) -> EvalCon
         if key not in EvalConfig.__struct_fields__ or key in ("suite", "out", "pack"):
             raise UnknownName(f"key of run {number} of {config.suite}", key, EvalConfig.__struct_fields__)
     given = {**msgspec.structs.asdict(config), **table, "suite": None, "pack": None}
+    given["in"] = given.pop("within")
     given["out"] = _below(config.out, f"{number:02d}-{str(given['env']).replace('/', '-')}")
     try:
         return msgspec.convert(given, EvalConfig, strict=False)
@@ -157,6 +175,10 @@ def evaluation(config: EvalConfig, screen: Screen) -> Answer:
         raise UsageError("agentgym eval needs ENV (or --suite FILE); e.g. agentgym eval --env tools/desk --policy oracle --tasks 50 --out runs/oracle")
     if config.pack and not config.out:
         raise UsageError("--pack needs --out: a run folder to pack")
+    if config.within is not None:
+        from agentgym.cli.indoors import indoors
+
+        return indoors(config, screen)
     runs = several(config)
     if len(runs) == 1:
         answer = _one(runs[0], screen)

@@ -1,0 +1,112 @@
+"""``eval --in docker``: the whole evaluation in a container of the eval image. Its sandboxes are asked of a broker on this side."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agentgym.cli.command import Answer
+from agentgym.cli.play import EvalConfig
+from agentgym.cli.screen import Screen
+from agentgym.errors import SandboxFault, SandboxRefused, UsageError
+from agentgym.evaluation.bundle import pack, unseal
+from agentgym.sandbox.broker import VARIABLE, Broker, allowed
+from agentgym.sandbox.docker import engine
+from agentgym.sandbox.owner import LABEL, me
+
+IMAGE = "agentgym/eval"
+BUILD = "python docker/build.py"
+INSIDE, OUT = "/run/agentgym", "/home/agent/out"
+
+
+def indoors(config: EvalConfig, screen: Screen) -> Answer:
+    """Run the evaluation inside and bring its run folder out. A policy behind a URL is reached over the host's network, any other without one."""
+    if config.suite or config.reward.endswith(".toml"):
+        raise UsageError("--in docker takes no files: give --env and a reward's name or expression instead of --suite or a file")
+    if why := allowed(IMAGE):
+        raise SandboxRefused(why, BUILD)
+    with tempfile.TemporaryDirectory() as scratch, Broker() as broker:
+        out = Path(config.out) if config.out else Path(scratch, "out")
+        container = _create(config, broker)
+        try:
+            _put(container, config, out)
+            engine().start(container)
+            for line in engine().logs(container, stdout=False, stderr=True, stream=True, follow=True):
+                screen.say(line.decode("utf-8", "replace").rstrip("\n"))
+            code = engine().wait(container)["StatusCode"]
+            said = engine().logs(container, stdout=True, stderr=False)
+            _bring(container, out)
+        finally:
+            with contextlib.suppress(Exception):
+                engine().remove_container(container, force=True, v=True)
+    if code not in (0, 3) or not said.strip():
+        raise SandboxFault(f"the evaluation inside ended with exit code {code}; what it said is above")
+    result: dict[str, Any] = msgspec.json.decode(said.strip().splitlines()[-1])
+    result["out"] = config.out
+    if config.pack and config.out:
+        pack(out, Path(config.pack))
+    return Answer(result, _line(result), code)
+
+
+def _line(result: dict[str, Any]) -> str:
+    success = result["success"]
+    where = f"; in {result['out']}" if result["out"] else ""
+    return (
+        f"{result['policy']} on {result['env']} {result['split']}, in {IMAGE}: {result['valid']} valid, {result['invalid']} invalid; "
+        f"success {success['mean']:.3f} [{success['low']:.3f}, {success['high']:.3f}]; {result['wall_s']:.1f} s{where}"
+    )
+
+
+def _create(config: EvalConfig, broker: Broker) -> str:
+    client = engine()
+    host = client.create_host_config(
+        network_mode="host" if "://" in config.policy else "none", cap_drop=["ALL"], security_opt=["no-new-privileges"], pids_limit=4096,
+        mounts=[{"Type": "bind", "Source": str(broker.folder), "Target": INSIDE, "ReadOnly": True}],
+    )  # fmt: skip
+    command = ["agentgym", "eval", "@", "/home/agent/config.toml", "--json", "--plain"]
+    made: str = client.create_container(
+        IMAGE, command, user="10001:10001", working_dir="/home/agent", host_config=host, labels={LABEL: me()},
+        environment={VARIABLE: f"{INSIDE}/socket", "HOME": "/home/agent", "OMP_NUM_THREADS": "1"},
+    )["Id"]  # fmt: skip
+    return made
+
+
+def _put(container: str, config: EvalConfig, out: Path) -> None:
+    """Hand in the config, and the run folder where there is one to be continued."""
+    table = {k: v for k, v in msgspec.to_builtins(msgspec.structs.replace(config, within=None, pack=None, out=OUT)).items() if v is not None}
+    data = msgspec.toml.encode(table)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        info = tarfile.TarInfo("config.toml")
+        info.size, info.uid, info.gid, info.mode = len(data), 10001, 10001, 0o644
+        tar.addfile(info, io.BytesIO(data))
+        if out.is_dir():
+            tar.add(out, "out", filter=_owned)
+    engine().put_archive(container, "/home/agent", stream.getvalue())
+
+
+def _owned(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 10001
+    return info
+
+
+def _bring(container: str, out: Path) -> None:
+    """Copy the run folder out; regular files only."""
+    try:
+        stream, _ = engine().get_archive(container, OUT)
+    except Exception:
+        return
+    if out.is_dir():
+        unseal(out)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+        for member in tar:
+            _, _, inside = member.name.partition("/")
+            if member.isreg() and inside:
+                member.name, member.mode = inside, 0o644
+                tar.extract(member, out, filter="data")
