@@ -13,3 +13,21 @@ MEND = EnvSpec(
     splits={"train": 306, "dev": 72, "test": 96},
     capabilities=Capabilities(snapshot=True, sandboxes=_KINDS, blocking=True),
 )
+
+FIT = EnvSpec(
+    id="swe/fit-v0",
+    entry_point="agentgym_swe.fit:FitEnv",
+    domain="machine-learning engineering",
+    summary="Improve a training script on a generated table within a time budget; labels that were never in the sandbox decide.",
+    splits={"train": 120, "dev": 40, "test": 60},
+    capabilities=Capabilities(snapshot=True, sandboxes=_KINDS, blocking=True),
+)
+
+BENCH = EnvSpec(
+    id="swe/bench-v0",
+    entry_point="agentgym_swe.bench:BenchEnv",
+    domain="software engineering",
+    summary="Rows in the SWE-bench form, on an image or a git bundle; history removed and proved removed; the same hidden-test verifier.",
+    splits={"test": 8},
+    capabilities=Capabilities(snapshot=True, sandboxes=_KINDS, blocking=True),
+)

@@ -25,7 +25,7 @@ def run(config: FetchConfig, screen: Screen) -> Answer:
         return Answer({"fetched": fetched, "folder": str(home())}, f"{len(fetched)} fetched into {home()}" if fetched else f"everything is there, in {home()}")
     from agentgym_swe.workshop import remake
 
-    number = remake(screen.say, [x for x in config.only.split(",") if x])
+    number = remake(lambda what, done, total: screen.progress("libraries", done, total, what), [x for x in config.only.split(",") if x])
     return Answer({"fetched": fetched, "folder": str(home()), "tasks": number}, f"{number} tasks in the manifest")
 
 

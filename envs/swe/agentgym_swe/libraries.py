@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 FETCH = "agentgym fetch swe"
 SITE = "/opt/agentgym/site"
 BASE = "agentgym/swe"
+TESTING, FITTING = "requirements.txt", "requirements-fit.txt"
 KEPT = (".py", ".pyi", ".toml", ".cfg", ".ini", ".md", ".rst", ".txt", ".json", ".html", ".css", ".sql", ".tsv", ".csv")
 MOST_BYTES = 400_000
 
@@ -75,21 +76,21 @@ def home() -> Path:
     return folder
 
 
-def site() -> Path:
-    """The folder with pytest and what it needs."""
-    digest = hashlib.sha256((HERE / "requirements.txt").read_bytes()).hexdigest()
+def site(requirements: str = TESTING) -> Path:
+    """The folder with the packages of a requirements file beside this one."""
+    digest = hashlib.sha256((HERE / requirements).read_bytes()).hexdigest()
     return home() / f"site-{digest[:12]}"
 
 
-def image() -> Image:
+def image(requirements: str = TESTING, **env: str) -> Image:
     """What the sandboxes of these environments start from.
 
     Raises:
         MissingExtra: it was not fetched.
     """
-    if not site().is_dir():
+    if not site(requirements).is_dir():
         raise MissingExtra("what swe environments run on", FETCH)
-    return Image(base=BASE, layers=(Layer(str(site()), SITE),), env=(("PYTHONDONTWRITEBYTECODE", "1"),))
+    return Image(base=BASE, layers=(Layer(str(site(requirements)), SITE),), env=(("PYTHONDONTWRITEBYTECODE", "1"), *sorted(env.items())))
 
 
 @cache
@@ -114,28 +115,29 @@ def tree(name: str) -> Mapping[str, bytes]:
 
 def fetch(say: Callable[[str, int, int], None] = lambda what, done, total: None) -> list[str]:
     """Fetch, check and unpack what is not there yet; the names of what was fetched. Interrupted, it is continued."""
-    fetched, todo = [], [x for x in libraries().values() if not x.folder.is_dir()]
-    total = len(todo) + 1
-    if not site().is_dir():
-        fresh = site().with_suffix(".new")
+    fetched, todo = list[str](), [x for x in libraries().values() if not x.folder.is_dir()]
+    sites = [r for r in (TESTING, FITTING) if not site(r).is_dir()]
+    total = len(todo) + len(sites)
+    for done, requirements in enumerate(sites):
+        fresh = site(requirements).with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        options = ["--target", str(fresh), "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-compile", "-r", str(HERE / "requirements.txt")]
-        _pip("install", *options)
+        wanted = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-compile", "--python-version", "3.11", "--implementation", "cp"]
+        _pip("install", "--target", str(fresh), *wanted, "-r", str(HERE / requirements))
         _readable(fresh)
-        fresh.rename(site())
-        fetched.append("pytest")
-    say("pytest", 1, total)
+        fresh.rename(site(requirements))
+        fetched.append(requirements)
+        say(requirements, done + 1, total)
     for done, library in enumerate(todo):
         _unpack(library, _download(library))
         fetched.append(library.label)
-        say(library.label, done + 2, total)
+        say(library.label, len(sites) + done + 1, total)
     return fetched
 
 
 def _readable(folder: Path) -> None:
     """Let everybody read a tree: sandboxes do, as another user."""
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(0o755 if path.is_dir() or path.suffix == ".so" or ".so." in path.name else 0o644)
 
 
 def _download(library: Library) -> Path:

@@ -14,7 +14,7 @@ from agentgym_swe.libraries import image, libraries, tree
 from agentgym_swe.mutate import apply
 from agentgym_swe.repo import RepoEnv, verifiers
 from agentgym_swe.workshop import PYTHON, Row, baselines, function_of, rows, shown, test_files
-from agentgym_verifiers.rules.unit_tests import Bench
+from agentgym_verifiers.rules.unit_tests import Bench, parse
 
 
 class MendTasks:
@@ -111,7 +111,7 @@ def visible_tree(row_id: str) -> Mapping[str, bytes]:
 def without(source: bytes, names: set[str]) -> bytes | None:
     """A test module without the test functions of these names, in whatever class; None if no test is left."""
     starts, found, left = source.splitlines(keepends=True), list[ast.FunctionDef | ast.AsyncFunctionDef](), 0
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
             if node.name in names:
                 found.append(node)

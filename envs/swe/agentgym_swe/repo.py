@@ -46,6 +46,8 @@ class RepoEnv(AgentEnv):
 
     tools: Mapping[str, Tool] = TOOLS
     rewards: ClassVar[Mapping[str, Reward]] = REWARDS
+    workspace_class: ClassVar[type[Workspace]] = Workspace
+    test_tool: ClassVar[str] = "run_tests"
 
     def __init__(self, *, sandbox: str | None = None, **base: Any) -> None:
         self._workspace: Workspace | None = None
@@ -79,7 +81,7 @@ class RepoEnv(AgentEnv):
         bench = self.bench(task)
         given, tests = self.visible(task)
         sandbox = start(bench.image, bench.resources, self.kind) if snapshot is None else restore(snapshot, bench.image, bench.resources)
-        self._workspace = Workspace(sandbox, given, tests, bench.python, bench.path, bench.seconds)
+        self._workspace = self.workspace_class(sandbox, given, tests, bench.python, bench.path, bench.seconds)
         return self._workspace
 
     def _shut(self) -> None:
@@ -117,12 +119,9 @@ class RepoEnv(AgentEnv):
             workspace.look()
         except FileNotFoundError as error:
             problem = f"unreadable: {str(error)[:200]}"
-        facts = {
-            "calls": list(states), "seen": [p for p in workspace.seen if p in workspace.given], "changed": workspace.changed()[:200],
-            "broken": workspace.broken()[:20], "passed": workspace.passed,
-        }  # fmt: skip
-        state = f"{workspace.digest}|{problem}|{workspace.submitted}|{workspace.passed}|{'|'.join(workspace.seen)}"
-        return Scene(messages, state, "|".join(m["content"] for m in messages), facts=facts, **more)
+        facts = workspace.facts()
+        state = f"{workspace.digest}|{problem}|{workspace.submitted}|{facts}"
+        return Scene(messages, state, "|".join(m["content"] for m in messages), facts={"calls": list(states), **facts}, **more)
 
     def _artefacts(self) -> Mapping[str, bytes]:
         """The patch, taken once every process has ended; then the sandbox goes, before another is asked to grade."""
@@ -146,17 +145,17 @@ class RepoEnv(AgentEnv):
                 yield call("view", path=path, lines=20)
                 for old, new in replacements(now.data.decode() if now else "", data.decode()):
                     yield call("edit_file", path=path, old=old, new=new)
-        yield call("run_tests")
+        yield call(self.test_tool)
         yield call("submit")
 
     def _save(self) -> bytes:
         workspace = self.workspace
-        return msgspec.msgpack.encode((workspace.sandbox.snapshot(), workspace.seen, workspace.passed, workspace.submitted))
+        return msgspec.msgpack.encode((workspace.sandbox.snapshot(), workspace.memory()))
 
     def _load(self, payload: bytes) -> None:
-        snapshot, seen, passed, submitted = msgspec.msgpack.decode(payload, type=tuple[Snapshot, list[str], float | None, bool])
+        snapshot, memory = msgspec.msgpack.decode(payload, type=tuple[Snapshot, dict[str, Any]])
         workspace = self._open(self.task, snapshot)
-        workspace.seen, workspace.passed, workspace.submitted = seen, passed, submitted
+        vars(workspace).update(memory)
         workspace.look()
 
     def close(self) -> None:

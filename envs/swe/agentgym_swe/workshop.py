@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import random
 import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from agentgym.sandbox import WORK, Resources, start
-from agentgym_swe.libraries import Library, image, libraries, tree
-from agentgym_swe.mutate import Bug, apply, candidates, combined
+from agentgym_swe.libraries import Library, home, image, libraries, tree
+from agentgym_swe.mutate import Bug, apply, candidates, combined, compiles
 from agentgym_verifiers.rules.unit_tests import Run, run_tests
 
 PYTHON = ("/usr/bin/python3",)
@@ -98,7 +100,10 @@ def baseline(library: Library, kind: str | None = None) -> Baseline:
 
 def broken_by(library: Library, base: Baseline, bug: Bug) -> tuple[list[str], Run] | None:
     """The tests that a bug breaks, the same ones twice; None unless it is a clear, small, repeatable failure."""
-    files = {**tree(library.name), **apply(tree(library.name), bug)}
+    changed = apply(tree(library.name), bug)
+    if not all(map(compiles, changed.values())):
+        return None
+    files = {**tree(library.name), **changed}
     runs, known = [], {*base.passing, *base.others}
     for _ in range(2):
         run = try_out(library, files, base.seconds * 4 + 5)
@@ -123,7 +128,7 @@ def shown(failing: Sequence[str]) -> str | None:
     return names[0] if len(names) > 1 else None
 
 
-def make(library: Library, base: Baseline, quota: int, say: Callable[[str], None]) -> list[Row]:
+def make(library: Library, base: Baseline, quota: int) -> list[Row]:
     """Validated tasks of one library: every operator in turn, then pairs of bugs that work alone, in different files where there are any."""
     draw = random.Random(library.label)
     sources = {p: d for p, d in tree(library.name).items() if library.is_source(p)}
@@ -135,17 +140,20 @@ def make(library: Library, base: Baseline, quota: int, say: Callable[[str], None
     singles: list[tuple[Bug, list[str], Run]] = []
     places: dict[str, int] = defaultdict(int)
     wanted = round(quota * (1 - COMBINED))
-    order, tries = [o for o in waiting], 0
+    tries = 0
     while len(singles) < wanted and any(waiting.values()) and tries < 12 * quota:
-        for operator in order:
-            bug = next((waiting[operator].pop() for _ in range(len(waiting[operator])) if places[waiting[operator][-1].where] < 2 or waiting[operator].pop() is None), None)
+        for operator in list(waiting):
+            bug = None
+            while waiting[operator] and bug is None:
+                bug = waiting[operator].pop()
+                if places[bug.where] >= 2:
+                    bug = None
             if bug is None or len(singles) >= wanted:
                 continue
             tries += 1
             if (found := broken_by(library, base, bug)) is not None:
                 places[bug.where] += 1
                 singles.append((bug, *found))
-    say(f"{library.label}: {len(singles)} single bugs of {tries} tried")
     made = [row_of(library, base, *found) for found in singles]
     pairs = [(a, b) for i, a in enumerate(singles) for b in singles[i + 1 :] if a[0].where != b[0].where]
     draw.shuffle(pairs)
@@ -156,7 +164,6 @@ def make(library: Library, base: Baseline, quota: int, say: Callable[[str], None
         both = combined(one, two)
         if (found := broken_by(library, base, both)) is not None:
             made.append(row_of(library, base, both, *found))
-    say(f"{library.label}: {len(made)} tasks")
     return [msgspec.structs.replace(row, id=f"{library.name}-{i:03d}") for i, row in enumerate(made)]
 
 
@@ -209,16 +216,39 @@ def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
         yield from (s for s in ast.walk(statement) if isinstance(s, ast.stmt))
 
 
-def remake(say: Callable[[str], None], only: Sequence[str] = ()) -> int:
+class Part(Struct, frozen=True):
+    """What was made of one library."""
+
+    base: Baseline
+    rows: list[Row]
+
+
+def part_of(name: str) -> tuple[str, Part]:
+    """The tasks of one library; kept beside the fetched files, so that an interrupted remake goes on."""
+    library = libraries()[name]
+    kept = home() / f"part-{library.label}.json"
+    if not kept.exists():
+        base = baseline(library)
+        part = Part(base, make(library, base, QUOTA[library.split]))
+        kept.write_bytes(msgspec.json.encode(part))
+    return name, msgspec.json.decode(kept.read_bytes(), type=Part)
+
+
+def remake(say: Callable[[str, int, int], None], only: Sequence[str] = ()) -> int:
     """Make the manifest anew; how many tasks it has. With ``only``, the rows of other libraries stay."""
-    old = list(rows().values()) if only and MANIFEST.exists() else []
-    chosen = [x for x in libraries().values() if not only or x.name in only]
-    with ThreadPoolExecutor(2) as pool:
-        bases = dict(zip([x.name for x in chosen], pool.map(baseline, chosen), strict=True))
-        made = [r for each in pool.map(lambda x: make(x, bases[x.name], QUOTA[x.split], say), chosen) for r in each]
-    kept = [r for r in old if r.library not in bases]
+    chosen = [n for n in libraries() if not only or n in only]
+    parts: dict[str, Part] = {}
+    with ProcessPoolExecutor(max(1, (os.cpu_count() or 2)), mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(part_of, n) for n in chosen]):
+            name, part = done.result()
+            parts[name] = part
+            say(f"{name}: {len(part.rows)} tasks", len(parts), len(chosen))
     known = baselines() if only and BASELINES.exists() else {}
-    BASELINES.write_bytes(msgspec.json.format(msgspec.json.encode({**known, **bases}, order="sorted"), indent=1) + b"\n")
-    ordered = sorted([*kept, *made], key=lambda r: r.id)
+    kept = [r for r in rows().values() if r.library not in parts] if only and MANIFEST.exists() else []
+    bases = {**known, **{n: p.base for n, p in parts.items()}}
+    BASELINES.write_bytes(msgspec.json.format(msgspec.json.encode(bases, order="sorted"), indent=1) + b"\n")
+    ordered = sorted([*kept, *(r for p in parts.values() for r in p.rows)], key=lambda r: r.id)
     MANIFEST.write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in ordered))
+    for name in parts:
+        (home() / f"part-{libraries()[name].label}.json").unlink()
     return len(ordered)

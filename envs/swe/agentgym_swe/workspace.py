@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import posixpath
 import shlex
@@ -14,10 +13,12 @@ from msgspec import Meta
 from agentgym.errors import ToolError
 from agentgym.messages import Tool, tool
 from agentgym.sandbox import HOME, WORK, Completed, Entry, Sandbox
+from agentgym_swe.mutate import compiles
 from agentgym_verifiers.rules import unit_tests
 from agentgym_verifiers.rules.unit_tests import GRADE, Run
 
 SHOWN = 8_000
+REMEMBERED = ("seen", "passed", "submitted", "ran", "best")
 IGNORED = (".git", "__pycache__", ".pytest_cache", ".hypothesis")
 
 
@@ -48,6 +49,15 @@ class Workspace:
                     digest.update(f"{place}/{path}\0{entry.type}{entry.mode:o}\0{len(entry.data)}\0".encode("utf-8", "surrogateescape") + entry.data)
         self.digest = digest.hexdigest()
 
+    def facts(self) -> dict[str, object]:
+        """What verifiers may know of the state."""
+        seen = [p for p in self.seen if p in self.given]
+        return {"seen": seen, "changed": self.changed()[:200], "broken": self.broken()[:20], "passed": self.passed}
+
+    def memory(self) -> dict[str, object]:
+        """What a snapshot must hold beside the files."""
+        return {k: v for k, v in vars(self).items() if k in REMEMBERED}
+
     def changed(self) -> list[str]:
         """Files of the tree that differ from what was given."""
         now = {p: e.data for p, e in self.entries.items() if e.type == "f" and not any(part in IGNORED for part in p.split("/"))}
@@ -55,7 +65,7 @@ class Workspace:
 
     def broken(self) -> list[str]:
         """Changed Python files that do not compile."""
-        return [p for p in self.changed() if p.endswith(".py") and p in self.entries and not _compiles(self.entries[p].data)]
+        return [p for p in self.changed() if p.endswith(".py") and p in self.entries and not compiles(self.entries[p].data)]
 
     def run_tests(self, where: str = "") -> Run:
         """Run the visible tests, or those below a path of the tree."""
@@ -70,14 +80,6 @@ class Workspace:
             told = [o for each in run.outcomes.values() for o in each]
             self.passed = sum(o == "passed" for o in told) / len(told) if told and run.finished else 0.0
         return run
-
-
-def _compiles(data: bytes) -> bool:
-    try:
-        ast.parse(data)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
 
 
 def _path(given: str) -> str:

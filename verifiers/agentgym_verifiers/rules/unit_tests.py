@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -141,7 +142,7 @@ class UnitTests(Rule, frozen=True, kw_only=True):
         if PATCH not in view.artefacts:
             return Verdict.invalid(f"the episode has no {PATCH}", "env")
         try:
-            return grade_patch(bench_of(self.bench, view.task), read_patch(view.artefacts[PATCH]), _kind(view))
+            return grade_patch(bench_of(self.bench, view.task), read_patch(view.artefacts[PATCH]), played_in(view))
         except (SandboxFault, MissingExtra) as fault:
             return Verdict.invalid(str(fault), "infra")
 
@@ -162,7 +163,7 @@ def read_patch(data: bytes) -> dict[str, Changed]:
     return patch
 
 
-def _kind(view: EpisodeView) -> str | None:
+def played_in(view: EpisodeView) -> str | None:
     """The kind of sandbox that the episode was played in, where it can be had here."""
     wanted = view.episode.options.get("sandbox")
     if isinstance(wanted, str):
@@ -233,6 +234,15 @@ def judge_run(bench: Bench, canaries: Canaries, run: Run) -> Verdict:
     )  # fmt: skip
 
 
+_one_at_a_time = threading.Lock()
+
+
+def parse(source: bytes) -> ast.Module:
+    """``ast.parse``, one at a time: in Python 3.11 two threads cannot make trees at once."""
+    with _one_at_a_time:
+        return ast.parse(source)
+
+
 WORDS = ("empty", "order", "nested", "unicode", "default", "repeat", "types", "limits", "merge", "strict", "round", "basic", "keys", "error")
 
 
@@ -270,7 +280,7 @@ class Canaries:
             return
         path = self._name(beside, draw)
         chosen = dict(draw.sample(found, min(3, len(found))))
-        tree = ast.parse(source)
+        tree = parse(source)
         tree.body = [n for n in tree.body if not (isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name.lower().startswith("test") and n.name not in chosen)]
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name in chosen:
@@ -286,7 +296,7 @@ class Canaries:
 def changeable(source: bytes) -> list[tuple[str, int]]:
     """Plain test functions of a module that compare something with a literal: name, and how many do."""
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except SyntaxError:
         return []
     found = []
