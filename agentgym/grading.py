@@ -95,7 +95,7 @@ def limited(call: Callable[[Any], Any], argument: Any, seconds: float) -> Any:
 def judge(verifier: Callable[[Any], Any], view: Any, seconds: float | None = None) -> Verdict:
     """Ask a verifier for its verdict, within a time (its own ``limit_s`` if it has one), a size and the rules of ``Verdict``."""
     try:
-        return checked(limited(verifier, view, seconds or getattr(verifier, "limit_s", LIMIT_S)))
+        return checked(limited(verifier, view, seconds or float(getattr(verifier, "limit_s", LIMIT_S))))
     except Exception as error:
         return Verdict.invalid(f"{type(error).__name__}: {str(error)[:500]}")
 

@@ -68,9 +68,7 @@ def _play(subject: Subject, policy: str, repeats: int = 1) -> tuple[Played, list
     return Played(len(episodes), sum(e.total for e in episodes) / n, sum(e.success for e in episodes) / n), low
 
 
-def check(
-    env_id: str, tasks: int = 40, on_check: Callable[[Check], None] = lambda check: None, options: Mapping[str, Json] | None = None
-) -> Report:
+def check(env_id: str, tasks: int = 40, on_check: Callable[[Check], None] = lambda check: None, options: Mapping[str, Json] | None = None) -> Report:
     """Run everything on ``tasks`` tasks of each split, with these options of the environment.
 
     Raises:

@@ -33,7 +33,9 @@ class FolderConfig(Struct, forbid_unknown_fields=True):
 
 
 def check(config: CheckConfig, screen: Screen) -> Answer:
-    report = run_checks(config.env, config.tasks, options=with_sandbox(config.env, {}, config.sandbox), on_check=lambda c: screen.say(f"{c.status:<5} {c.name}: {c.detail}"))
+    report = run_checks(
+        config.env, config.tasks, options=with_sandbox(config.env, {}, config.sandbox), on_check=lambda c: screen.say(f"{c.status:<5} {c.name}: {c.detail}")
+    )
     return Answer(report, _summary(report), 0 if report.passed else 1)
 
 

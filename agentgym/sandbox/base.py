@@ -53,11 +53,15 @@ class Layer(Struct, frozen=True):
 
 
 class Image(Struct, frozen=True, kw_only=True):
-    """What a sandbox starts from: ``base`` (an image of the engine; ``bwrap`` takes the host's system folders), layers, and variables."""
+    """What a sandbox starts from: ``base`` (an image of the engine; ``bwrap`` takes the host's system folders), layers, and variables.
+
+    ``moved`` is a folder of the base image that becomes ``/work``, the agent's own, with a link in its old place.
+    """
 
     base: str = "agentgym/base"
     layers: tuple[Layer, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    moved: str = ""
 
     @property
     def tree(self) -> str:
@@ -203,7 +207,9 @@ class Sandbox:
 
     def processes(self) -> list[str]:
         """The names of the programs that run in it, the supervisor left out."""
-        names = self.exec('for p in /proc/[0-9]*; do [ "${p#/proc/}" -gt 1 ] && [ "${p#/proc/}" != $$ ] && read n < $p/comm && echo "$n"; done 2>/dev/null', cwd="/")
+        names = self.exec(
+            'for p in /proc/[0-9]*; do [ "${p#/proc/}" -gt 1 ] && [ "${p#/proc/}" != $$ ] && read n < $p/comm && echo "$n"; done 2>/dev/null', cwd="/"
+        )
         return sorted(names.output.split("\n"))[1:] if names.output else []
 
     def close(self) -> None:
@@ -277,9 +283,7 @@ def completed(reply: Reply) -> Completed:
         texts.append(visible(head) + middle + visible(tail))
     error = texts[1] if len(texts) > 1 else ""
     flags = reply.flags
-    return Completed(
-        reply.code, texts[0], error, left_out, bool(flags & 1), bool(flags & 2), bool(flags & 4), reply.ended, reply.refused, reply.took_us / 1e6
-    )
+    return Completed(reply.code, texts[0], error, left_out, bool(flags & 1), bool(flags & 2), bool(flags & 4), reply.ended, reply.refused, reply.took_us / 1e6)
 
 
 def visible(data: bytes) -> str:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+from agentgym.errors import SandboxRefused
 from agentgym.sandbox import cgroups
 from agentgym.sandbox.base import AGENT_UID, HOME, WORK, Image, Resources, Sandbox, Snapshot
 from agentgym.sandbox.binary import supervisor
@@ -48,7 +49,7 @@ def system() -> tuple[str, ...]:
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         path = Path("/", name)
         if path.is_symlink():
-            args += ["--symlink", os.readlink(path), f"/{name}"]
+            args += ["--symlink", str(path.readlink()), f"/{name}"]
         elif path.is_dir():
             args += ["--ro-bind", str(path), f"/{name}"]
     for name in ("alternatives", "ld.so.cache"):
@@ -101,6 +102,8 @@ class Bwrap(Sandbox):
     def __init__(self, image: Image, resources: Resources, snapshot: Snapshot | None = None) -> None:
         super().__init__(image, resources, snapshot)
         self.require(resources)
+        if image.moved:
+            raise SandboxRefused(f"a bwrap sandbox cannot start from {image.base}", "agentgym eval … --sandbox docker")
         self._group = cgroups.Group(resources) if resources.asked() & {"memory", "pids", "cpus"} else None
         try:
             self._begin(snapshot)

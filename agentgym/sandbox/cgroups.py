@@ -79,7 +79,11 @@ class Group:
         if self.unified:
             rows = [("memory", "memory.max", memory), ("memory", "memory.swap.max", memory and "0"), ("cpu", "cpu.max", quota and f"{quota} 100000")]
         else:
-            rows = [("memory", "memory.limit_in_bytes", memory), ("memory", "memory.memsw.limit_in_bytes", memory), ("cpu", "cpu.cfs_quota_us", quota and str(quota))]
+            rows = [
+                ("memory", "memory.limit_in_bytes", memory),
+                ("memory", "memory.memsw.limit_in_bytes", memory),
+                ("cpu", "cpu.cfs_quota_us", quota and str(quota)),
+            ]
         return [(c, f, v) for c, f, v in [*rows, ("pids", "pids.max", pids)] if v]
 
     @property

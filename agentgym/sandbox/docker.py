@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import shlex
 import stat
 import tarfile
 import threading
@@ -86,7 +87,7 @@ def tree_digest(folder: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(folder).rglob("*")):
         info = path.lstat()
-        data = os.readlink(path).encode() if stat.S_ISLNK(info.st_mode) else path.read_bytes() if stat.S_ISREG(info.st_mode) else b""
+        data = str(path.readlink()).encode() if stat.S_ISLNK(info.st_mode) else path.read_bytes() if stat.S_ISREG(info.st_mode) else b""
         digest.update(f"{path.relative_to(folder)}\0{info.st_mode:o}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()
 
@@ -102,7 +103,7 @@ def prepared(image: Image) -> str:
     if not found:
         raise SandboxRefused(f"the engine has no image {image.base}", "python docker/build.py")
     base = client.inspect_image(image.base)["Id"]
-    about = [base, hashlib.sha256(supervisor().read_bytes()).hexdigest(), *(f"{tree_digest(x.host)}:{x.inside}" for x in image.layers)]
+    about = [base, hashlib.sha256(supervisor().read_bytes()).hexdigest(), image.moved, *(f"{tree_digest(x.host)}:{x.inside}" for x in image.layers)]
     digest = hashlib.sha256("\n".join(about).encode()).hexdigest()[:24]
     name = f"agentgym/prepared:{digest}"
     with _preparing:
@@ -121,7 +122,9 @@ def _build(client: Any, image: Image, base: str, name: str) -> None:
         empty = tarfile.TarInfo("empty")
         empty.type, empty.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(empty)
-        lines += [f"COPY {owner} empty {place}" for place in ("/work", "/home/agent")]
+        lines += [f"COPY {owner} empty {place}" for place in ("/work", "/home/agent") if place != "/work" or not image.moved]
+        if image.moved:
+            lines += ["USER 0", f"RUN mv {shlex.quote(image.moved)} /work && ln -s /work {shlex.quote(image.moved)} && chown -R {AGENT_UID}:{AGENT_UID} /work"]
         for i, layer in enumerate(image.layers):
             tar.add(layer.host, f"layer{i}")
             lines.append(f"COPY {owner if layer.inside == '/work' else ''} layer{i} {layer.inside}")
@@ -216,7 +219,9 @@ class Docker(Sandbox):
         self.freeze()
         with _faults("committing a container"):
             changes = [f"LABEL {LABEL}={me()}", "ENTRYPOINT []"]
-            made = engine().commit(self._container, repository="agentgym/snapshot", tag=self._container[:12] + os.urandom(4).hex(), changes=changes, pause=False)
+            made = engine().commit(
+                self._container, repository="agentgym/snapshot", tag=self._container[:12] + os.urandom(4).hex(), changes=changes, pause=False
+            )
         return Snapshot(self.kind, made["Id"].encode(), ended)
 
     def _destroy(self) -> None:

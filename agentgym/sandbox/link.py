@@ -125,9 +125,7 @@ class Link:
         if self._take(4) != GREETING:
             raise self._dead("it answered something else")
 
-    def run(
-        self, argv: Sequence[str], env: Sequence[str], cwd: str, seconds: float, head: int, tail: int, separate: bool, file_size: int
-    ) -> Reply:
+    def run(self, argv: Sequence[str], env: Sequence[str], cwd: str, seconds: float, head: int, tail: int, separate: bool, file_size: int) -> Reply:
         """Run a command to its end or time-out."""
         body = [b"x", _RUN.pack(min(int(seconds * 1000), (1 << 32) - 1), head, max(1, tail), 2 * separate, file_size), _string(cwd)]
         for each in (argv, env):

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
 from agentgym_swe.libraries import fetch, home
+from agentgym_swe.sample import make_sample
 
 
 class FetchConfig(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -22,6 +23,7 @@ def run(config: FetchConfig, screen: Screen) -> Answer:
     """Fetch what is missing; with ``remake``, make the tasks anew."""
     fetched = fetch(lambda what, done, total: screen.progress("fetching", done, total, what))
     if not config.remake:
+        make_sample()
         return Answer({"fetched": fetched, "folder": str(home())}, f"{len(fetched)} fetched into {home()}" if fetched else f"everything is there, in {home()}")
     from agentgym_swe.workshop import remake
 

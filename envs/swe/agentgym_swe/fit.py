@@ -10,20 +10,20 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
+from agentgym_verifiers.rules.unit_tests import PATCH, Bench, played_in, read_patch
 from msgspec import Meta, Struct
 
 from agentgym.core import Capabilities, EpisodeView, Limits, Reward, Task, Verdict, Verifier
 from agentgym.errors import MissingExtra, SandboxFault, UnknownName
 from agentgym.messages import Tool, tool
 from agentgym.rewards import delta, gate, late, outcome, potential, step
-from agentgym.sandbox import WORK, Entry, Resources, Sandbox, start
+from agentgym.sandbox import WORK, Entry, Image, Resources, Sandbox, start
 from agentgym_swe import FIT
 from agentgym_swe.libraries import FITTING, SITE, image
 from agentgym_swe.repo import RepoEnv
-from agentgym_swe.tables import FAMILIES, SOLUTIONS, STARTS, csv, score, script, table
+from agentgym_swe.tables import FAMILIES, GOOD, STARTS, csv, score, script, table
 from agentgym_swe.verify import Broken, Completion, Form, Modification, Share
 from agentgym_swe.workspace import TOOLS, Workspace, told
-from agentgym_verifiers.rules.unit_tests import PATCH, Bench, played_in, read_patch
 
 SCRIPT = "train.py"
 BUDGET_S = 20.0
@@ -149,7 +149,12 @@ class Milestones(Struct, frozen=True):
         best = view.episode.turns[-1].facts.get("best")
         ran = bool(view.episode.turns[-1].facts.get("ran"))
         low, high = view.task.data["low"], view.task.data["high"]
-        reached = [ran, ran and best is not None, ran and best is not None and best > low + 0.2 * (high - low), ran and best is not None and best > low + 0.7 * (high - low)]
+        reached = [
+            ran,
+            ran and best is not None,
+            ran and best is not None and best > low + 0.2 * (high - low),
+            ran and best is not None and best > low + 0.7 * (high - low),
+        ]
         return Verdict.scored(sum(reached) / 4)
 
 
@@ -220,25 +225,25 @@ class FitEnv(RepoEnv):
 
 def solution(family: str) -> bytes:
     """A good script for a family."""
-    return script(family, SOLUTIONS[FAMILIES[family].solution])
+    return script(family, GOOD[family])
 
 
-def measure(say: object = None) -> None:
+def measure() -> None:
     """Measure the ranges of all tasks, in sandboxes, and write them beside this file. The same numbers come out each time."""
     found: dict[str, tuple[float, float]] = {}
     where = image(FITTING, PYTHONPATH=SITE, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     for seeds in SEEDS.values():
         for seed in seeds:
             for family in FAMILIES:
-                scores = {kind: _try(where, family, seed, script(family, body)) for kind, body in {**STARTS, "good": SOLUTIONS[FAMILIES[family].solution]}.items()}
+                scores = {kind: _try(where, family, seed, script(family, body)) for kind, body in {**STARTS, "good": GOOD[family]}.items()}
                 for kind in STARTS:
                     found[f"{family}-{kind}-{seed}"] = (round(scores[kind], 6), round(scores["good"], 6))
     RANGES.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
 
 
-def _try(where: object, family: str, seed: int, text: bytes) -> float:
+def _try(where: Image, family: str, seed: int, text: bytes) -> float:
     task = Task("", "", "", {"family": family, "seed": seed, "kind": "numpy"})
-    with start(where, RESOURCES) as sandbox:  # type: ignore[arg-type]
+    with start(where, RESOURCES) as sandbox:
         sandbox.write({f"{WORK}/{p}": d for p, d in {**files_of(task), SCRIPT: text}.items()})
         found, why = hidden_score(task, sandbox)
     if found is None:

@@ -24,6 +24,7 @@ SITE = "/opt/agentgym/site"
 BASE = "agentgym/swe"
 TESTING, FITTING = "requirements.txt", "requirements-fit.txt"
 KEPT = (".py", ".pyi", ".toml", ".cfg", ".ini", ".md", ".rst", ".txt", ".json", ".html", ".css", ".sql", ".tsv", ".csv")
+LEFT_OUT = ("docs/", "benchmark/", "benchmarks/", "fuzz/", "examples/")
 MOST_BYTES = 400_000
 
 
@@ -104,12 +105,12 @@ def tree(name: str) -> Mapping[str, bytes]:
     if not library.folder.is_dir():
         raise MissingExtra(f"the library {library.label}", FETCH)
     found = {}
-    for path in sorted(library.folder.rglob("*")):
-        relative = path.relative_to(library.folder)
-        inside = library.is_test(str(relative)) or str(relative).startswith(library.sources)
-        if path.is_file() and not path.is_symlink() and (inside or (path.suffix in KEPT and len(relative.parts) < 3)) and path.stat().st_size <= MOST_BYTES:
-            if relative.parts[0] not in ("docs", "benchmark", "benchmarks", "fuzz", "examples") and path.suffix != ".pyc":
-                found[str(PurePosixPath(relative))] = path.read_bytes()
+    for path in sorted(p for p in library.folder.rglob("*") if p.is_file() and not p.is_symlink()):
+        name = str(PurePosixPath(path.relative_to(library.folder)))
+        inside = library.is_test(name) or name.startswith(library.sources)
+        text = path.suffix in KEPT and name.count("/") < 2 and not name.startswith(LEFT_OUT)
+        if (inside or text) and path.suffix != ".pyc" and path.stat().st_size <= MOST_BYTES:
+            found[name] = path.read_bytes()
     return found
 
 

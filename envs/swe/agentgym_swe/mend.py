@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import ClassVar
 
+from agentgym_verifiers.rules.unit_tests import Bench, parse
+
 from agentgym.core import Capabilities, Limits, Task, Verifier
 from agentgym.errors import UnknownName
 from agentgym_swe import MEND
@@ -14,7 +16,6 @@ from agentgym_swe.libraries import image, libraries, tree
 from agentgym_swe.mutate import apply
 from agentgym_swe.repo import RepoEnv, verifiers
 from agentgym_swe.workshop import PYTHON, Row, baselines, function_of, rows, shown, test_files
-from agentgym_verifiers.rules.unit_tests import Bench, parse
 
 
 class MendTasks:

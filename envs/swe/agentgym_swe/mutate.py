@@ -90,7 +90,10 @@ class Module:
 
 Found = Iterator[list[Edit]]
 Operator = Callable[[Module, Function], Found]
-_COMPARE = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in", ast.NotIn: "not in", ast.Is: "is", ast.IsNot: "is not"}  # fmt: skip
+_COMPARE = {
+    ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in", ast.NotIn: "not in", ast.Is: "is",
+    ast.IsNot: "is not",
+}  # fmt: skip
 _BOUNDARY = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 _OPPOSITE = {"==": "!=", "!=": "==", "in": "not in", "not in": "in", "is": "is not", "is not": "is"}
 _ARITHMETIC = {ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.FloorDiv: ("//", "*"), ast.Mod: ("%", "//"), ast.Pow: ("**", "*")}
@@ -225,7 +228,7 @@ def _other(value: object) -> str | None:
         return str(value + 1)
     if isinstance(value, str):
         return repr(value[:-1]) if value else "' '"
-    return {None: "0"}.get(value) if value is None else None  # type: ignore[call-overload]  # None is the only key
+    return "0" if value is None else None
 
 
 def exception_swallowed(module: Module, function: Function) -> Found:
@@ -251,14 +254,20 @@ def off_by_one(module: Module, function: Function) -> Found:
             elif isinstance(part, ast.UnaryOp) and isinstance(part.operand, ast.Constant) and type(part.operand.value) is int:
                 yield [module.replace(part, f"-{part.operand.value + 1}")]
             elif isinstance(node.slice, ast.Slice) and isinstance(part, ast.Name):
-                yield [module.replace(part, f"{part.id} - 1"), ]
+                yield [
+                    module.replace(part, f"{part.id} - 1"),
+                ]
 
 
 def missing_return(module: Module, function: Function) -> Found:
     """A result that is computed and not given back."""
     for node in _inside(function):
         if isinstance(node, ast.Return) and node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None):
-            yield [module.replace(node, module.text(node.value))] if isinstance(node.value, (ast.Call, ast.Name, ast.Attribute)) else [module.replace(node, "return None")]
+            yield (
+                [module.replace(node, module.text(node.value))]
+                if isinstance(node.value, (ast.Call, ast.Name, ast.Attribute))
+                else [module.replace(node, "return None")]
+            )
 
 
 def state_not_reset(module: Module, function: Function) -> Found:
@@ -266,10 +275,9 @@ def state_not_reset(module: Module, function: Function) -> Found:
     for node in _inside(function):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target, value = node.targets[0], node.value
-            plain = isinstance(value, ast.Constant) or (isinstance(value, (ast.List, ast.Dict, ast.Tuple)) and not ast.dump(value).count("Name("))
-            if isinstance(target, ast.Attribute) and plain and function.name != "__init__":
-                yield [module.replace(node, "pass")]
-            elif isinstance(target, ast.Subscript) or (isinstance(target, ast.Attribute) and function.name == "__init__" and not plain):
+            plain = isinstance(value, ast.Constant) or (isinstance(value, (ast.List, ast.Dict, ast.Tuple)) and "Name(" not in ast.dump(value))
+            attribute, starting = isinstance(target, ast.Attribute), function.name == "__init__"
+            if isinstance(target, ast.Subscript) or (attribute and plain != starting):
                 yield [module.replace(node, "pass")]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
+from agentgym_verifiers.rules.unit_tests import PATCH, Bench, UnitTests, patch_of
 
 from agentgym.core import Action, AgentEnv, Message, Reward, Scene, StopReason, Task, Verifier
 from agentgym.errors import ToolError
@@ -17,7 +18,6 @@ from agentgym.rewards.spec import Spec
 from agentgym.sandbox import Resources, Snapshot, choose, restore, start
 from agentgym_swe.verify import Broken, Completion, Form, Modification, Progress, Share, VisibleTests
 from agentgym_swe.workspace import IGNORED, TOOLS, Workspace
-from agentgym_verifiers.rules.unit_tests import PATCH, Bench, UnitTests, patch_of
 
 SYSTEM = "You are a programmer. You work in a sandbox through tools; the repository is in /work. Hand in with submit."
 STEPS = 0.02 * step("form") + 0.1 * delta(step("located")) + 0.1 * delta(step("edited")) + -0.1 * delta(step("broken")) + 0.2 * delta(step("tests"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -27,12 +29,11 @@ class Table(Struct, frozen=True):
 
 
 class Family(Struct, frozen=True):
-    """A kind of table: how to draw it, its metric, what the report says of it, and a feature map by which the oracle solves it."""
+    """A kind of table: how to draw it, its metric, and what the report says of it."""
 
     draw: Callable[[np.random.Generator, int], tuple[Floats, Floats]]
     metric: Metric
     about: str
-    solution: str
 
 
 def _ring(rng: np.random.Generator, n: int) -> tuple[Floats, Floats]:
@@ -95,16 +96,16 @@ def _scales(rng: np.random.Generator, n: int) -> tuple[Floats, Floats]:
 
 
 FAMILIES: dict[str, Family] = {
-    "ring": Family(_ring, "accuracy", "two classes of four measurements", "square"),
-    "product": Family(_product, "accuracy", "two classes of five measurements", "products"),
-    "codes": Family(_codes, "r2", "a quantity; the first column is the code of a category", "onehot"),
-    "season": Family(_season, "r2", "a quantity; the first column is the hour of the day", "waves"),
-    "outliers": Family(_outliers, "r2", "a quantity; some of the values that were noted are far off", "robust"),
-    "sparse": Family(_sparse, "r2", "a quantity, and three hundred columns", "lasso"),
-    "rare": Family(_rare, "balanced accuracy", "a rare class", "balance"),
-    "gaps": Family(_gaps, "r2", "a quantity; some values are missing", "missing"),
-    "steps": Family(_steps, "r2", "a quantity", "trees"),
-    "scales": Family(_scales, "accuracy", "two classes; columns come in different units", "scaled"),
+    "ring": Family(_ring, "accuracy", "two classes of four measurements"),
+    "product": Family(_product, "accuracy", "two classes of five measurements"),
+    "codes": Family(_codes, "r2", "a quantity; the first column is the code of a category"),
+    "season": Family(_season, "r2", "a quantity; the first column is the hour of the day"),
+    "outliers": Family(_outliers, "r2", "a quantity; some of the values that were noted are far off"),
+    "sparse": Family(_sparse, "r2", "a quantity, and three hundred columns"),
+    "rare": Family(_rare, "balanced accuracy", "a rare class"),
+    "gaps": Family(_gaps, "r2", "a quantity; some values are missing"),
+    "steps": Family(_steps, "r2", "a quantity"),
+    "scales": Family(_scales, "accuracy", "two classes; columns come in different units"),
 }
 
 
@@ -138,69 +139,13 @@ def score(metric: Metric, labels: Floats, predicted: Floats) -> float:
     return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
 
-HEAD = '''"""Trains on data/train.csv and writes predictions.csv for data/test.csv: one number a line."""
-
-import numpy as np
-
-def read(path):
-    with open(path) as file:
-        next(file)
-        return np.array([[float(v) if v else np.nan for v in line.rstrip("\\n").split(",")] for line in file])
-
-
-def score(y, p):
-    if METRIC == "r2":
-        return 1 - np.sum((y - p) ** 2) / np.sum((y - y.mean()) ** 2)
-    right = np.rint(p) == y
-    return right.mean() if METRIC == "accuracy" else np.mean([right[y == c].mean() for c in np.unique(y)])
-
-
-train, test = read("data/train.csv"), read("data/test.csv")
-X, y = train[:, :-1], train[:, -1]
-cut = len(X) * 3 // 4
-print("milestone: data read", X.shape, flush=True)
-
-'''
-TAIL = '''
-
-guessed = fit(X[:cut], y[:cut], X[cut:])
-print("milestone: trained", flush=True)
-print(f"validation {METRIC}: {score(y[cut:], guessed):.4f}", flush=True)
-np.savetxt("predictions.csv", fit(X, y, test), fmt="%.6g")
-print("milestone: predictions written", flush=True)
-'''
-STARTS = {
-    "numpy": '''def fit(X, y, Z):
-    """Linear model by gradient descent."""
-    X, Z = np.nan_to_num(X), np.nan_to_num(Z)
-    w = np.zeros(X.shape[1])
-    for step in range(20):
-        w -= 1e-3 * X.T @ (X @ w - y) / len(y) / max(1.0, np.abs(X).max() ** 2)
-    return Z @ w if METRIC == "r2" else (Z @ w > 0.5).astype(float)
-''',
-    "sklearn": '''from sklearn.linear_model import LinearRegression, LogisticRegression
-
-def fit(X, y, Z):
-    """Plain linear model."""
-    X, Z = np.nan_to_num(X), np.nan_to_num(Z)
-    model = LinearRegression() if METRIC == "r2" else LogisticRegression(max_iter=20)
-    return model.fit(X, y).predict(Z)
-''',
-}
-SOLUTIONS = {
-    "square": "from sklearn.linear_model import LogisticRegression\n\ndef fit(X, y, Z):\n    more = lambda A: np.column_stack([A, A ** 2])\n    return LogisticRegression(C=100, max_iter=1000).fit(more(X), y).predict(more(Z))\n",
-    "products": "from sklearn.linear_model import LogisticRegression\nfrom sklearn.preprocessing import PolynomialFeatures\n\ndef fit(X, y, Z):\n    more = PolynomialFeatures(2).fit(X)\n    return LogisticRegression(C=10, max_iter=1000).fit(more.transform(X), y).predict(more.transform(Z))\n",
-    "onehot": "from sklearn.linear_model import Ridge\n\ndef fit(X, y, Z):\n    more = lambda A: np.column_stack([A[:, 1:], A[:, :1] == np.arange(12)])\n    return Ridge(0.1).fit(more(X), y).predict(more(Z))\n",
-    "waves": "from sklearn.linear_model import LinearRegression\n\ndef fit(X, y, Z):\n    turn = lambda A: 2 * np.pi * A[:, :1] / 24\n    more = lambda A: np.column_stack([A, np.sin(turn(A)), np.cos(turn(A))])\n    return LinearRegression().fit(more(X), y).predict(more(Z))\n",
-    "robust": "from sklearn.linear_model import HuberRegressor\n\ndef fit(X, y, Z):\n    return HuberRegressor(epsilon=1.1, max_iter=1000).fit(X, y).predict(Z)\n",
-    "lasso": "from sklearn.linear_model import Lasso\n\ndef fit(X, y, Z):\n    return Lasso(0.1, max_iter=5000).fit(X, y).predict(Z)\n",
-    "balance": 'from sklearn.linear_model import LogisticRegression\n\ndef fit(X, y, Z):\n    return LogisticRegression(class_weight="balanced", max_iter=1000).fit(X, y).predict(Z)\n',
-    "missing": "from sklearn.linear_model import LinearRegression\n\ndef fit(X, y, Z):\n    more = lambda A: np.column_stack([np.nan_to_num(A), np.isnan(A[:, 2])])\n    return LinearRegression().fit(more(X), y).predict(more(Z))\n",
-    "trees": "from sklearn.ensemble import ExtraTreesRegressor\n\ndef fit(X, y, Z):\n    return ExtraTreesRegressor(100, min_samples_leaf=3, random_state=0).fit(X, y).predict(Z)\n",
-    "scaled": "from sklearn.linear_model import LogisticRegression\n\ndef fit(X, y, Z):\n    middle, spread = X.mean(0), X.std(0)\n    more = lambda A: np.column_stack([(A - middle) / spread, np.abs((A - middle) / spread)])\n    return LogisticRegression(C=10, max_iter=1000).fit(more(X), y).predict(more(Z))\n",
-}
+_SCRIPTS = tomllib.loads(Path(__file__).with_name("scripts.toml").read_text())
+STARTS: dict[str, str] = _SCRIPTS["start"]
+GOOD: dict[str, str] = _SCRIPTS["good"]
 
 
 def script(family: str, body: str) -> bytes:
     """A training script with this ``fit``."""
-    return (HEAD.replace("import numpy as np\n", f'import numpy as np\n\nMETRIC = "{FAMILIES[family].metric}"\n', 1) + body + TAIL).encode()
+    return (
+        _SCRIPTS["head"].replace("import numpy as np\n", f'import numpy as np\n\nMETRIC = "{FAMILIES[family].metric}"\n', 1) + body + _SCRIPTS["tail"]
+    ).encode()

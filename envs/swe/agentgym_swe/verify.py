@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from agentgym_verifiers.rules.unit_tests import PATCH, PLANTED, bench_of, read_patch
 from msgspec import Struct
 
 from agentgym.core import EpisodeView, StopReason, Verdict
-from agentgym_verifiers.rules.unit_tests import PATCH, PLANTED, bench_of, read_patch
 
 
 class Form(Struct, frozen=True):
@@ -83,4 +83,3 @@ class Modification(Struct, frozen=True):
         bench, patch = bench_of(self.bench, view.task), read_patch(view.artefacts[PATCH])
         counted = [p for p in patch if p not in bench.tests and not PLANTED.search(p) and any(p.startswith(s) for s in bench.sources)]
         return Verdict.scored(float(bool(counted)), files=counted[:10])
-

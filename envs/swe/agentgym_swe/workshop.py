@@ -19,12 +19,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
+from agentgym_verifiers.rules.unit_tests import Run, run_tests
 from msgspec import Struct
 
 from agentgym.sandbox import WORK, Resources, start
 from agentgym_swe.libraries import Library, home, image, libraries, tree
 from agentgym_swe.mutate import Bug, apply, candidates, combined, compiles
-from agentgym_verifiers.rules.unit_tests import Run, run_tests
 
 PYTHON = ("/usr/bin/python3",)
 MANIFEST = Path(__file__).with_name("manifest.jsonl")
@@ -143,11 +143,7 @@ def make(library: Library, base: Baseline, quota: int) -> list[Row]:
     tries = 0
     while len(singles) < wanted and any(waiting.values()) and tries < 12 * quota:
         for operator in list(waiting):
-            bug = None
-            while waiting[operator] and bug is None:
-                bug = waiting[operator].pop()
-                if places[bug.where] >= 2:
-                    bug = None
+            bug = _next(waiting[operator], places)
             if bug is None or len(singles) >= wanted:
                 continue
             tries += 1
@@ -165,6 +161,14 @@ def make(library: Library, base: Baseline, quota: int) -> list[Row]:
         if (found := broken_by(library, base, both)) is not None:
             made.append(row_of(library, base, both, *found))
     return [msgspec.structs.replace(row, id=f"{library.name}-{i:03d}") for i, row in enumerate(made)]
+
+
+def _next(bugs: list[Bug], places: Mapping[str, int]) -> Bug | None:
+    """The next bug in a function that has not got two already."""
+    while bugs:
+        if places.get((bug := bugs.pop()).where, 0) < 2:
+            return bug
+    return None
 
 
 def row_of(library: Library, base: Baseline, bug: Bug, failing: list[str], run: Run) -> Row:
@@ -199,7 +203,10 @@ def excerpt(library: Library, test_id: str, line: int | None) -> tuple[str, list
     """The body of a test up to the line that failed, at most 16 lines, and the names that this line calls."""
     path, _, name = function_of(test_id).partition("::")
     source = tree(library.name)[path].decode()
-    node = next((n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name and (not line or n.lineno <= line <= (n.end_lineno or 0))), None)
+    node = next(
+        (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name and (not line or n.lineno <= line <= (n.end_lineno or 0))),
+        None,
+    )
     if node is None:
         return f"# {name}", []
     text, body = source.splitlines(), node.body[1:] if ast.get_docstring(node) is not None and len(node.body) > 1 else node.body

@@ -8,14 +8,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+from agentgym_verifiers.rules import unit_tests
+from agentgym_verifiers.rules.unit_tests import GRADE, Run
 from msgspec import Meta
 
 from agentgym.errors import ToolError
 from agentgym.messages import Tool, tool
 from agentgym.sandbox import HOME, WORK, Completed, Entry, Sandbox
 from agentgym_swe.mutate import compiles
-from agentgym_verifiers.rules import unit_tests
-from agentgym_verifiers.rules.unit_tests import GRADE, Run
 
 SHOWN = 8_000
 REMEMBERED = ("seen", "passed", "submitted", "ran", "best")

@@ -30,7 +30,9 @@ class Recorder:
     """A pytest plugin: one line per test, with its outcome over all phases."""
 
     def __init__(self, tell) -> None:  # type: ignore[no-untyped-def]
-        self.tell, self.phases, self.why, self.count = tell, {}, {}, 0
+        self.tell, self.count = tell, 0
+        self.phases: dict[str, list[tuple[str, str]]] = {}
+        self.why: dict[str, dict[str, object]] = {}
 
     def pytest_runtest_logreport(self, report) -> None:  # type: ignore[no-untyped-def]
         outcome = report.outcome if not hasattr(report, "wasxfail") else "x" + report.outcome
@@ -53,7 +55,7 @@ class Recorder:
 def reason(report) -> dict[str, object]:  # type: ignore[no-untyped-def]
     """Why something failed: the message, and the line of the test at which it did."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    said = {"message": str(crash.message if crash else report.longrepr)[-600 if crash is None else 0 :][:600]}
+    said: dict[str, object] = {"message": str(crash.message if crash else report.longrepr)[-600 if crash is None else 0 :][:600]}
     entries = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", None)
     where = getattr(entries[0], "reprfileloc", None) if entries else None
     return {**said, "line": where.lineno} if where is not None else said
@@ -68,7 +70,18 @@ def main(path: str) -> None:
     import pytest
 
     recorder = Recorder(tell)
-    flags = ["-q", "--no-header", "--no-summary", "--tb=short", "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={config['root']}", f"--confcutdir={config['root']}"]
+    flags = [
+        "-q",
+        "--no-header",
+        "--no-summary",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        f"--rootdir={config['root']}",
+        f"--confcutdir={config['root']}",
+    ]
     code = int(pytest.main([*flags, *config["files"]], plugins=[recorder]))
     tell(end=recorder.count, code=code)
     os._exit(code)

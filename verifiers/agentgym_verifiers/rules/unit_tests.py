@@ -32,7 +32,9 @@ from agentgym_verifiers.rules.pick import Rule
 
 RUNNER = Path(__file__).with_name("runner.py")
 GRADE = "/tmp/.grade"
-PLANTED = re.compile(r"(^|/)(conftest\.py|sitecustomize\.py|usercustomize\.py|pytest\.ini|tox\.ini|setup\.cfg|pyproject\.toml|[^/]*\.pth|[^/]*\.pyc|[^/]*\.so)$")
+PLANTED = re.compile(
+    r"(^|/)(conftest\.py|sitecustomize\.py|usercustomize\.py|pytest\.ini|tox\.ini|setup\.cfg|pyproject\.toml|[^/]*\.pth|[^/]*\.pyc|[^/]*\.so)$"
+)
 PATCH = "patch.json"
 MOST_EVIDENCE = 10
 
@@ -54,7 +56,8 @@ class Bench(Struct, frozen=True, kw_only=True):
     """What a task's tests need. Paths are relative to ``/work``.
 
     ``tree`` is what the agent started from; ``tests`` are the test files as graded. ``sources`` are the prefixes that a patch may change; a
-    path in ``hidden`` that a patch holds is tampering. ``others`` are ids that are collected too and may do as they like.
+    path in ``hidden`` that a patch holds is tampering. ``others`` are ids that are collected too and may do as they like; unless ``exact``, so
+    is any id that is not named at all.
     """
 
     image: Image
@@ -69,6 +72,7 @@ class Bench(Struct, frozen=True, kw_only=True):
     path: Sequence[str] = (WORK,)
     seconds: float = 60.0
     resources: Resources = Resources()
+    exact: bool = True
 
 
 class Run(Struct, frozen=True):
@@ -84,9 +88,7 @@ class Run(Struct, frozen=True):
     limit: str = ""
 
 
-def run_tests(
-    sandbox: Sandbox, files: Sequence[str], *, python: Sequence[str], path: Sequence[str], seconds: float, secret: bytes | None = None
-) -> Run:
+def run_tests(sandbox: Sandbox, files: Sequence[str], *, python: Sequence[str], path: Sequence[str], seconds: float, secret: bytes | None = None) -> Run:
     """Run test files (or ids) below ``/work`` in a sandbox by the runner, and read what it tells.
 
     Raises:
@@ -103,7 +105,7 @@ def run_tests(
     for line in told:
         if "id" in line:
             outcomes.setdefault(line["id"], []).append(line["outcome"])
-    why = {line["id"]: {k: line[k] for k in ("message", "line") if k in line} for line in told if "id" in line and "message" in line}
+    why: dict[str, dict[str, Any]] = {line["id"]: {k: line[k] for k in ("message", "line") if k in line} for line in told if "id" in line and "message" in line}
     last = told[-1] if told else {}
     whole = [line["n"] for line in told] == list(range(1, len(told) + 1))
     finished = whole and last.get("end") == sum(map(len, outcomes.values())) and last.get("code") == done.code
@@ -224,7 +226,7 @@ def judge_run(bench: Bench, canaries: Canaries, run: Run) -> Verdict:
     wanted = [*bench.fail_to_pass, *bench.pass_to_pass]
     known = {*wanted, *bench.others, *canaries.must_pass, *canaries.must_fail}
     wrong = [i for i in wanted if run.outcomes.get(i) != ["passed"]]
-    extra = [i for i in run.outcomes if i not in known]
+    extra = [i for i in run.outcomes if i not in known] if bench.exact else []
     kinds = Counter("missing" if i not in run.outcomes else run.outcomes[i][0] if len(run.outcomes[i]) == 1 else "repeated" for i in wrong)
     passed = not wrong and not extra and run.finished and run.code == int(bool(canaries.must_fail))
     outcome = "passes" if passed else "broken" if len(wrong) == len(wanted) else "fails"
@@ -281,7 +283,9 @@ class Canaries:
         path = self._name(beside, draw)
         chosen = dict(draw.sample(found, min(3, len(found))))
         tree = parse(source)
-        tree.body = [n for n in tree.body if not (isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name.lower().startswith("test") and n.name not in chosen)]
+        tree.body = [
+            n for n in tree.body if not (isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name.lower().startswith("test") and n.name not in chosen)
+        ]
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name in chosen:
                 _change(node, draw)
