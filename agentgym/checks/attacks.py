@@ -152,7 +152,7 @@ def _answers(attack: Attack, tools: Sequence[ToolSpec], seen: str, instruction: 
     words = dict.fromkeys(w for w in re.findall(r"[\w.+-]{2,64}", seen) if w not in instruction)
     likely = sorted(words, key=lambda w: (not re.search(r"\d", w), -len(w)))[:CANDIDATES]
     for tool in (t for t in tools if re.fullmatch(attack.then, t.name)):
-        yield from (print_action("", [_call(tool, word, {})]) for word in likely)
+        yield from dict.fromkeys(print_action("", [_call(tool, word, {})]) for word in likely)
 
 
 def _last_of_oracle(env: AgentEnv, task: str) -> list[str]:

@@ -34,9 +34,10 @@ def make_sample() -> Path:
         after, failing = tree(row.library), set(row.fail_to_pass)
         with tempfile.TemporaryDirectory() as folder:
             commits = _history(Path(folder), [before, dict(after)])
-            tests = [p for p in after if before.get(p) != after[p] and p not in {e.path for e in row.bug.edits}]
+            gold = sorted({e.path for e in row.bug.edits})
+            tests = [p for p in after if before.get(p) != after[p] and p not in gold]
             lines.append({
-                "instance_id": name, "repo": f"sample/{name}", "base_commit": commits[0], "patch": _diff(folder, commits, sorted({e.path for e in row.bug.edits})),
+                "instance_id": name, "repo": f"sample/{name}", "base_commit": commits[0], "patch": _diff(folder, commits, gold),
                 "test_patch": _diff(folder, commits, tests), "FAIL_TO_PASS": msgspec.json.encode(row.fail_to_pass).decode(),
                 "PASS_TO_PASS": msgspec.json.encode([i for i in base.passing if i not in failing and function_of(i) not in hidden]).decode(),
                 "problem_statement": row.instruction, "version": "1",

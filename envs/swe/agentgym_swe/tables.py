@@ -146,6 +146,5 @@ GOOD: dict[str, str] = _SCRIPTS["good"]
 
 def script(family: str, body: str) -> bytes:
     """A training script with this ``fit``."""
-    return (
-        _SCRIPTS["head"].replace("import numpy as np\n", f'import numpy as np\n\nMETRIC = "{FAMILIES[family].metric}"\n', 1) + body + _SCRIPTS["tail"]
-    ).encode()
+    metric, head, tail = FAMILIES[family].metric, str(_SCRIPTS["head"]), str(_SCRIPTS["tail"])
+    return (head.replace("import numpy as np\n", f'import numpy as np\n\nMETRIC = "{metric}"\n', 1) + body + tail).encode()

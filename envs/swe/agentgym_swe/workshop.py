@@ -143,13 +143,13 @@ def make(library: Library, base: Baseline, quota: int) -> list[Row]:
     tries = 0
     while len(singles) < wanted and any(waiting.values()) and tries < 12 * quota:
         for operator in list(waiting):
-            bug = _next(waiting[operator], places)
-            if bug is None or len(singles) >= wanted:
+            single = _next(waiting[operator], places)
+            if single is None or len(singles) >= wanted:
                 continue
             tries += 1
-            if (found := broken_by(library, base, bug)) is not None:
-                places[bug.where] += 1
-                singles.append((bug, *found))
+            if (found := broken_by(library, base, single)) is not None:
+                places[single.where] += 1
+                singles.append((single, *found))
     made = [row_of(library, base, *found) for found in singles]
     pairs = [(a, b) for i, a in enumerate(singles) for b in singles[i + 1 :] if a[0].where != b[0].where]
     draw.shuffle(pairs)
