@@ -147,7 +147,7 @@ class Bwrap(Sandbox):
         self._link.greet(60)
 
     def _bubble(self, state: str, supervise: str) -> list[str]:
-        caps = [a for c in KEPT for a in ("--cap-add", c)]
+        caps = [a for c in (*KEPT, *(("CAP_SETFCAP",) if os.geteuid() else ())) for a in ("--cap-add", c)]
         layers = [a for layer in self.image.layers if layer.inside != WORK for a in (*_parents(layer.inside), "--ro-bind", layer.host, layer.inside)]
         return [
             "bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox",

@@ -44,10 +44,11 @@ def engine() -> Any:
     if getattr(_local, "client", None) is None or _local.pid != os.getpid():
         try:
             import docker
+            from docker.utils import kwargs_from_env
         except ImportError:
             raise MissingExtra("the docker package", "pip install 'agentgym-core[docker]'") from None
         try:
-            client = docker.APIClient(timeout=120, version="auto")
+            client = docker.APIClient(**kwargs_from_env(), timeout=120, version="auto")
             client.ping()
         except Exception as error:
             raise SandboxRefused(f"no Docker engine answers ({_first_line(error)})", START_LINE) from None

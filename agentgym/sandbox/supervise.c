@@ -161,23 +161,24 @@ static int filter_syscalls(void) { /* a second wall behind the missing capabilit
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-static void drop_capabilities(void) {
+static void drop_capabilities(uint32_t kept) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct none[2] = {{0}};
+    struct __user_cap_data_struct left[2] = {{kept, kept, 0}, {0, 0, 0}};
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    if (syscall(SYS_capset, &header, none)) die("dropping capabilities");
+    if (syscall(SYS_capset, &header, left)) die("dropping capabilities");
 }
 
-static void become(int root) { /* the agent, or root without capabilities, for good */
-    uid_t uid = root ? 0 : agent;
+static void become(int root) { /* the agent, or root without privileges to gain, for good */
     if (!root)
         for (int c = 0; c < 64; c++) prctl(PR_CAPBSET_DROP, c, 0, 0, 0);
-    if (nested && !root) {
+    if (nested && !root) { /* capabilities first: to write its own maps it must be dumpable, so the agent could attach to it */
+        drop_capabilities(1U << CAP_SETFCAP); /* without it the kernel maps no root, not even to somebody else */
+        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
         if (unshare(CLONE_NEWUSER) || map_ids(agent, 0, 0)) die("the agent's user namespace");
     } else if (!root) {
-        if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)) die("the agent's uid");
+        if (setgroups(0, NULL) || setresgid(agent, agent, agent) || setresuid(agent, agent, agent)) die("the agent's uid");
     }
-    if (!root) drop_capabilities();
+    if (!root) drop_capabilities(0);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) die("no-new-privileges");
 }
 
