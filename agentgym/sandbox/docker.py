@@ -43,8 +43,9 @@ def engine() -> Any:
     """
     if getattr(_local, "client", None) is None or _local.pid != os.getpid():
         try:
-            import docker
             from docker.utils import kwargs_from_env
+
+            import docker
         except ImportError:
             raise MissingExtra("the docker package", "pip install 'agentgym-core[docker]'") from None
         try:

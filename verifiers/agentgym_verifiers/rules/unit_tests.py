@@ -133,7 +133,7 @@ class UnitTests(Rule, frozen=True, kw_only=True):
     """1 if every hidden test passes on the declared patch, each exactly once, and nothing else happened; else 0.
 
     ``bench`` is ``module:function``, a function from a ``Task`` to its ``Bench``. ``tampered``: a hidden path was there before, or a canary
-    did what it must not. The outcome class (``broken`` where nothing could be collected, ``fails``, ``passes``) and the size of the patch
+    did what it must not. The outcome class (``broken`` where a test file could not even be collected, ``fails``, ``passes``) and the size of the patch
     are in the evidence; nothing timed is, so that it repeats.
     """
 
@@ -197,7 +197,7 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
     files.update({p: c.bytes for p, c in taken.items() if c.kind != "deleted"})
     files.update(bench.tests)
     files.update(canaries.files)
-    asked = [*dict.fromkeys(i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass)), *canaries.must_pass, *canaries.must_fail]
+    asked = [*dict.fromkeys(i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass)), *canaries.files]
     random.Random(secret).shuffle(asked)
     with start(bench.image, bench.resources, kind) as sandbox:
         sandbox.write({f"{WORK}/{p}": Entry("f", taken[p].mode & 0o755 if p in taken else 0o644, data=d) for p, d in files.items()})
@@ -224,12 +224,12 @@ def judge_run(bench: Bench, canaries: Canaries, run: Run) -> Verdict:
         if name in canaries.must_pass and (len(told) > 1 or (told and told[0] != "passed") or (run.finished and not told)):
             return Verdict.tampered("a test did not pass that cannot fail", told=told[:3])
     wanted = [*bench.fail_to_pass, *bench.pass_to_pass]
-    known = {*wanted, *bench.others, *canaries.must_pass, *canaries.must_fail}
+    known = {*wanted, *bench.others}
     wrong = [i for i in wanted if run.outcomes.get(i) != ["passed"]]
-    extra = [i for i in run.outcomes if i not in known] if bench.exact else []
+    extra = [i for i in run.outcomes if i not in known and i.partition("::")[0] not in canaries.files] if bench.exact else []
     kinds = Counter("missing" if i not in run.outcomes else run.outcomes[i][0] if len(run.outcomes[i]) == 1 else "repeated" for i in wrong)
     passed = not wrong and not extra and run.finished and run.code == int(bool(canaries.must_fail))
-    outcome = "passes" if passed else "broken" if len(wrong) == len(wanted) else "fails"
+    outcome = "passes" if passed else "broken" if run.errors or not run.outcomes else "fails"
     return Verdict.scored(
         float(passed), outcome=outcome, wrong=wrong[:MOST_EVIDENCE], wrong_kinds=dict(kinds), extra=extra[:MOST_EVIDENCE], finished=run.finished,
         fail_to_pass=sum(run.outcomes.get(i) == ["passed"] for i in bench.fail_to_pass), of=len(bench.fail_to_pass), limit=run.limit,
@@ -261,8 +261,9 @@ class Canaries:
         self.must_fail: list[str] = []
         homes = sorted({i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass)})
         self._plain(PurePosixPath(draw.choice(homes)), draw)
-        for home in draw.sample(homes, min(2, len(homes))):
-            self._changed(PurePosixPath(home), bench.tests.get(home, b""), draw)
+        able = [h for h in homes if changeable(bench.tests.get(h, b""))]
+        for home in draw.sample(able, min(3, len(able))):
+            self._changed(PurePosixPath(home), bench.tests[home], draw)
 
     def _plain(self, beside: PurePosixPath, draw: random.Random) -> None:
         path = self._name(beside, draw)
@@ -277,54 +278,66 @@ class Canaries:
 
     def _changed(self, beside: PurePosixPath, source: bytes, draw: random.Random) -> None:
         """A copy of a test file with some of its tests, each with another expected value."""
-        found = changeable(source)
-        if not found:
-            return
-        path = self._name(beside, draw)
-        chosen = dict(draw.sample(found, min(3, len(found))))
+        path, found = self._name(beside, draw), changeable(source)
+        chosen = draw.sample(found, min(3, len(found)))
         tree = parse(source)
-        tree.body = [
-            n for n in tree.body if not (isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name.lower().startswith("test") and n.name not in chosen)
-        ]
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name in chosen:
-                _change(node, draw)
-                self.must_fail.append(f"{path}::{node.name}")
-        self.files[path] = ast.unparse(tree).encode()
+        for body, prefix in _bodies(tree):
+            body[:] = [n for n in body if not (isinstance(n, ast.FunctionDef) and n.name.startswith("test") and f"{prefix}{n.name}" not in chosen)] or [
+                ast.Pass()
+            ]
+            for node in body:
+                if isinstance(node, ast.FunctionDef) and f"{prefix}{node.name}" in chosen:
+                    _change(node, draw)
+        self.must_fail += [f"{path}::{name}" for name in chosen]
+        self.files[path] = ast.unparse(ast.fix_missing_locations(tree)).encode()
 
     def _name(self, beside: PurePosixPath, draw: random.Random) -> str:
         return str(beside.with_name(f"test_{draw.choice(WORDS)}_{draw.getrandbits(32):08x}.py"))
 
 
 @cache
-def changeable(source: bytes) -> list[tuple[str, int]]:
-    """Plain test functions of a module that compare something with a literal: name, and how many do."""
+def changeable(source: bytes) -> list[str]:
+    """Plain tests of a module that compare something with a literal: ``name`` or ``Class::name``."""
     try:
         tree = parse(source)
     except SyntaxError:
         return []
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not node.decorator_list and not node.args.args:
-            first = node.body[0] if ast.get_docstring(node) is None or len(node.body) == 1 else node.body[1]
-            if isinstance(first, ast.Assert) and _expected(first) is not None:
-                found.append((node.name, 1))
-    return found
+    return [
+        f"{prefix}{node.name}"
+        for body, prefix in _bodies(tree)
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not node.decorator_list
+        if [a.arg for a in node.args.args] == ["self"] * bool(prefix) and any(_expected(s) is not None for s in node.body)
+    ]  # fmt: skip
 
 
-def _expected(statement: ast.Assert) -> ast.Constant | None:
-    test = statement.test
-    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq) and isinstance(test.comparators[0], ast.Constant):
-        value = test.comparators[0]
-        return value if isinstance(value.value, (str, int, float)) and isinstance(test.left, (ast.Call, ast.Attribute, ast.Subscript)) else None
-    return None
+def _bodies(tree: ast.Module) -> list[tuple[list[ast.stmt], str]]:
+    """The bodies in which tests stand: the module's, and those of its classes, with the prefix of their ids."""
+    return [(tree.body, ""), *((n.body, f"{n.name}::") for n in tree.body if isinstance(n, ast.ClassDef))]
+
+
+def _expected(statement: ast.stmt) -> ast.Constant | None:
+    """The literal that a statement demands something to equal, by ``assert`` or ``assertEqual``."""
+    if isinstance(statement, ast.Assert) and isinstance(statement.test, ast.Compare) and [type(o) for o in statement.test.ops] == [ast.Eq]:
+        left, right = statement.test.left, statement.test.comparators[0]
+    elif (
+        isinstance(statement, ast.Expr)
+        and isinstance(call := statement.value, ast.Call)
+        and ast.unparse(call.func) == "self.assertEqual"
+        and len(call.args) > 1
+    ):
+        left, right = call.args[0], call.args[1]
+    else:
+        return None
+    computed, literal = (left, right) if isinstance(right, ast.Constant) else (right, left)
+    plain = isinstance(literal, ast.Constant) and isinstance(literal.value, (str, int, float))
+    return literal if plain and isinstance(computed, (ast.Call, ast.Attribute, ast.Subscript)) else None  # type: ignore[return-value]  # plain says so
 
 
 def _change(function: ast.FunctionDef, draw: random.Random) -> None:
-    for statement in ast.walk(function):
-        if isinstance(statement, ast.Assert) and (value := _expected(statement)) is not None:
-            value.value = f"{draw.getrandbits(32):08x}{value.value}" if isinstance(value.value, str) else draw.randrange(10**6, 10**9) + 0.5
-            return
+    """Give the first literal that is demanded another value."""
+    value = next(v for s in function.body if (v := _expected(s)) is not None)
+    value.value = f"{draw.getrandbits(32):08x}{value.value}" if isinstance(value.value, str) else draw.randrange(10**6, 10**9) + 0.5
 
 
 def patch_of(before: Mapping[str, bytes], after: Mapping[str, Entry], ignored: Sequence[str] = ()) -> dict[str, Changed]:
