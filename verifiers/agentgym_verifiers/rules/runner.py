@@ -70,18 +70,8 @@ def main(path: str) -> None:
     import pytest
 
     recorder = Recorder(tell)
-    flags = [
-        "-q",
-        "--no-header",
-        "--no-summary",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        os.devnull,
-        f"--rootdir={config['root']}",
-        f"--confcutdir={config['root']}",
-    ]
+    flags = ["-q", "--no-header", "--no-summary", "--tb=short", "--continue-on-collection-errors", "-p", "no:cacheprovider", "-c", os.devnull]
+    flags += [f"--rootdir={config['root']}", f"--confcutdir={config['root']}"]
     code = int(pytest.main([*flags, *config["files"]], plugins=[recorder]))
     tell(end=recorder.count, code=code)
     os._exit(code)
