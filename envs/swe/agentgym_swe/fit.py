@@ -31,6 +31,7 @@ PYTHON = ("/usr/bin/python3", "-B")
 SEEDS = {"train": range(6), "dev": range(6, 8), "test": range(8, 11)}
 RANGES = Path(__file__).with_name("ranges.json")
 MARGIN = 0.9
+NO_GAIN = 1e-4
 MOST_PREDICTIONS = 1 << 20
 RESOURCES = Resources(seconds=BUDGET_S)
 
@@ -137,7 +138,8 @@ class Score(Struct, frozen=True):
         if found is None:
             return Verdict.scored(0.0, why=why)
         low, high = task.data["low"], task.data["high"]
-        return Verdict.scored(round(min(1.0, max(0.0, (found - low) / (high - low))), 6), score=round(found, 6), low=low, high=high)
+        share = (found - low) / (high - low)
+        return Verdict.scored(0.0 if share < NO_GAIN else min(1.0, round(share, 6)), score=round(found, 6), low=low, high=high)
 
 
 class Milestones(Struct, frozen=True):

@@ -202,13 +202,12 @@ def describe(library: Library, failing: Sequence[str], run: Run) -> str:
 def excerpt(library: Library, test_id: str, line: int | None) -> tuple[str, list[str]]:
     """The body of a test up to the line that failed, at most 16 lines, and the names that this line calls."""
     path, _, name = function_of(test_id).partition("::")
-    source = tree(library.name)[path].decode()
-    node = next(
-        (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name and (not line or n.lineno <= line <= (n.end_lineno or 0))),
-        None,
-    )
-    if node is None:
+    places = [(p, n) for p in (path, *(t for t in tree(library.name) if library.is_test(t) and t.endswith(".py"))) for n in _named(tree(library.name)[p], name)]
+    if not places:
         return f"# {name}", []
+    within = [(p, n) for p, n in places if p == path and line and n.lineno <= line <= (n.end_lineno or 0)]
+    path, node = (within or places)[0]
+    source, line = tree(library.name)[path].decode(), line if within else None
     text, body = source.splitlines(), node.body[1:] if ast.get_docstring(node) is not None and len(node.body) > 1 else node.body
     failing = next((s for s in _statements(body) if line and s.lineno <= line <= (s.end_lineno or s.lineno) and not hasattr(s, "body")), body[-1])
     end = failing.end_lineno or failing.lineno
@@ -216,6 +215,10 @@ def excerpt(library: Library, test_id: str, line: int | None) -> tuple[str, list
     called = [ast.unparse(n.func) for n in ast.walk(failing) if isinstance(n, ast.Call)]
     names = [c for c in called if re.fullmatch(r"[\w.]+", c) and not c.startswith(("self.", "pytest.", "len", "list", "str", "isinstance"))]
     return textwrap.dedent("\n".join(chosen[-16:])), list(dict.fromkeys(names))
+
+
+def _named(source: bytes, name: str) -> list[ast.FunctionDef]:
+    return [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name]
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
