@@ -22,7 +22,7 @@ from msgspec import Struct
 from agentgym.budget import Bounds, Meter, Prices
 from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Policy, Reward, Task, Tokens, Verifier
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, Turn
-from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, UsageError
+from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, MissingExtra, UsageError
 from agentgym.grading import grade, require_valid
 from agentgym.messages import Message, assistant_message
 from agentgym.policies import attach
@@ -212,7 +212,7 @@ class Rollout(Struct, frozen=True):
         """Which attempt this record is of, and how it came to be."""
         episode.id = f"{job.task}#{job.attempt}" + (f".r{retry}" if retry else "")
         episode.attempt, episode.retry, episode.group = job.attempt, retry, job.group
-        episode.policy, episode.provenance = self.policy.name, self.provenance
+        episode.policy, episode.provenance = self.policy.name, {**episode.provenance, **self.provenance}
         episode.began = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     async def play_on(self, env: AgentEnv, job: Job, messages: list[Message], prefix: list[Tokens]) -> None:
@@ -343,7 +343,7 @@ async def _call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs:
         if env.capabilities.blocking:
             return await anyio.to_thread.run_sync(lambda: method(*args, **kwargs))
         return method(*args, **kwargs)
-    except (Fault, UsageError):
+    except (Fault, UsageError, MissingExtra):
         raise
     except Exception as error:
         raise EnvironmentFault(f"{type(error).__name__} in {env.id}: {error}") from error

@@ -100,7 +100,8 @@ def _fill(schema: dict[str, Any], text: str) -> Any:
     kind = schema.get("type")
     first = re.search(r"\d+", text)
     if kind in ("integer", "number"):
-        return int(first[0]) if first else 1
+        number = int(first[0]) if first else 1
+        return max(schema.get("minimum", number), min(schema.get("maximum", number), number))
     if kind == "array":
         return text.split()
     return {"boolean": True, "null": None}.get(str(kind), text[: schema.get("maxLength", len(text))])

@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
-from agentgym.registry import specs
+from agentgym.errors import MissingExtra
+from agentgym.registry import installed, load, specs
+from agentgym.sandbox import Resources
 
 TORCH = "pip install torch"
 OPTIONAL = {
@@ -54,15 +56,31 @@ def clash() -> Finding:
     return Finding("distribution", "ok", f"agentgym-core {agentgym.__version__} in {where}")
 
 
+def sandbox(kind: str) -> Finding:
+    """Whether a kind of sandbox works here: the default limits are asked for, and what it enforces is named."""
+    try:
+        cls = load("sandboxes", kind)
+        cls.require(Resources())
+        left = cls.leftovers()
+    except MissingExtra as error:
+        return Finding(f"sandbox {kind}", "missing", str(error.args[0]), str(error.args[1]))
+    except Exception as error:
+        return Finding(f"sandbox {kind}", "wrong", f"{type(error).__name__}: {error}"[:200])
+    if left:
+        return Finding(f"sandbox {kind}", "ok", f"enforces {', '.join(sorted(cls.enforces()))}; {len(left)} things left behind", "agentgym clean")
+    return Finding(f"sandbox {kind}", "ok", f"enforces {', '.join(sorted(cls.enforces()))}")
+
+
 def findings() -> list[Finding]:
     """Everything the doctor looks at."""
     found = [Finding("python", "ok" if sys.version_info >= (3, 11) else "wrong", f"{platform.python_version()} on {platform.platform()}"), clash()]
     for name, mend in OPTIONAL.items():
         there = util.find_spec(name.replace("-", "_")) is not None
         found.append(Finding(name, "ok" if there else "missing", metadata.version(name) if there else "optional", "" if there else mend))
-    for tool in ("git", "docker", "bwrap", "chromium"):
+    for tool in ("git", "chromium"):
         where = shutil.which(tool)
-        found.append(Finding(tool, "ok" if where else "missing", where or "optional", "" if where else "scripts/system-packages.sh"))
+        found.append(Finding(tool, "ok" if where else "missing", where or "optional", "" if where else f"apt-get install -y {tool}"))
+    found += [sandbox(kind) for kind in sorted(installed("sandboxes"))]
     for env in specs():
         missing = env.missing()
         found.append(Finding(env.id, "missing" if missing else "ok", ", ".join(missing) or env.summary, env.install if missing else ""))

@@ -28,6 +28,7 @@ VERBS = {
     "export": "sharing:EXPORT",
     "new": "new:NEW",
     "doctor": "doctor:DOCTOR",
+    "clean": "clean:CLEAN",
 }
 LATER = {v: "agentgym-trainers" for v in ("train", "sft", "demo")}
 DONE, FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130

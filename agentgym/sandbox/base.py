@@ -127,8 +127,13 @@ class Sandbox:
         return ""
 
     @classmethod
-    def reap(cls) -> list[str]:
-        """Remove what gyms that are gone have left; its names."""
+    def leftovers(cls, everything: bool = False) -> list[str]:
+        """What gyms that are gone have left, by name; with ``everything``, also what belongs to those that still run."""
+        return []
+
+    @classmethod
+    def reap(cls, everything: bool = False) -> list[str]:
+        """Remove the leftovers; their names."""
         return []
 
     @classmethod
@@ -189,6 +194,13 @@ class Sandbox:
         if problem:
             raise FileNotFoundError(problem)
         return found
+
+    def about(self) -> dict[str, object]:
+        """What a record says of it: its kind, its image by content, and the limits as they are enforced."""
+        return {"sandbox": self.kind, "image": self._image_id(), "enforced": {k: getattr(self.resources, k) for k in self.resources.__struct_fields__}}
+
+    def _image_id(self) -> str:
+        return f"{self.image.base} {','.join(layer.host.rpartition('/')[2] for layer in self.image.layers)}"
 
     def freeze(self) -> int:
         """End every process but the supervisor; how many there were. After it, nobody changes a file."""

@@ -96,8 +96,12 @@ class Bwrap(Sandbox):
         return "systemd-run --user --scope -p Delegate=yes agentgym …" if os.geteuid() else "mount the control groups writable"
 
     @classmethod
-    def reap(cls) -> list[str]:
-        return cgroups.reap()
+    def leftovers(cls, everything: bool = False) -> list[str]:
+        return [str(p) for p in cgroups.leftovers(everything)]
+
+    @classmethod
+    def reap(cls, everything: bool = False) -> list[str]:
+        return cgroups.reap(everything)
 
     def __init__(self, image: Image, resources: Resources, snapshot: Snapshot | None = None) -> None:
         super().__init__(image, resources, snapshot)

@@ -120,12 +120,12 @@ def _remove(path: Path, patience: float = 0.02) -> bool:
         time.sleep(0.002)
 
 
-def leftovers() -> list[Path]:
-    """Groups whose owner is gone."""
-    found = {p for home in set(homes().values()) for p in home.iterdir() if p.is_dir() and abandoned(p.name.rpartition("@")[0])}
-    return sorted(found)
+def leftovers(everything: bool = False) -> list[Path]:
+    """Groups whose owner is gone; with ``everything``, all but this process's own."""
+    found = {p for home in set(homes().values()) for p in home.iterdir() if p.is_dir()}
+    return sorted(p for p in found if abandoned(owner := p.name.rpartition("@")[0]) or (everything and owner != me()))
 
 
-def reap() -> list[str]:
-    """Remove the groups of gyms that are gone; their names."""
-    return [str(p) for p in leftovers() if _remove(p, 1.0)]
+def reap(everything: bool = False) -> list[str]:
+    """Remove the leftovers; their names."""
+    return [str(p) for p in leftovers(everything) if _remove(p, 1.0)]

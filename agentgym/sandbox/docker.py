@@ -159,15 +159,19 @@ class Docker(Sandbox):
         return "use a task without an allow-list of hosts"
 
     @classmethod
+    def leftovers(cls, everything: bool = False) -> list[str]:
+        return [f"{what} {each}" for what, each in _leftovers(everything)]
+
+    @classmethod
     def reap(cls, everything: bool = False) -> list[str]:
         client, names = engine(), []
-        for what, each in leftovers(everything):
+        for what, each in _leftovers(everything):
             with contextlib.suppress(Exception):
                 if what == "container":
                     client.remove_container(each, force=True, v=True)
                 else:
                     client.remove_image(each, force=True)
-                names.append(f"{what} {each[:19]}")
+                names.append(f"{what} {each}")
         return names
 
     def __init__(self, image: Image, resources: Resources, snapshot: Snapshot | None = None) -> None:
@@ -216,6 +220,9 @@ class Docker(Sandbox):
             about = _first_line(error)
         return f" (container {self._container[:12]}: {about}{'; ' + said if said else ''})"
 
+    def _image_id(self) -> str:
+        return str(engine().inspect_container(self._container)["Image"])
+
     def snapshot(self) -> Snapshot:
         ended = tuple(self.processes())
         self.freeze()
@@ -242,8 +249,12 @@ class Runsc(Docker):
     kind: ClassVar[str] = "runsc"
     runtime: ClassVar[str | None] = "runsc"
 
+    @classmethod
+    def leftovers(cls, everything: bool = False) -> list[str]:
+        return []  # they are containers of the engine's: Docker lists them
 
-def leftovers(everything: bool = False) -> list[tuple[str, str]]:
+
+def _leftovers(everything: bool) -> list[tuple[str, str]]:
     """(what, id) of containers and snapshots whose gym is gone; with ``everything``, of all gyms of this engine."""
     client = engine()
     found = []

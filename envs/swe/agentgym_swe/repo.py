@@ -91,6 +91,7 @@ class RepoEnv(AgentEnv):
 
     def _begin(self, task: Task) -> Scene:
         self._open(task).fill()
+        self.episode.provenance = self.workspace.sandbox.about()
         return self._scene([{"role": "system", "content": SYSTEM}, {"role": "user", "content": task.instruction}])
 
     def _advance(self, action: Action) -> Scene:
