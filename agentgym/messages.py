@@ -111,6 +111,14 @@ def text_of(messages: Sequence[Message]) -> str:
     return messages[0]["content"] if len(messages) == 1 else "\n\n".join(m["content"] for m in messages)
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Text that cannot move a cursor or set a title: control characters but tab and newline are shown, as ``\\x1b``."""
+    return _CONTROL.sub(lambda c: f"\\x{ord(c[0]):02x}", text.replace("\r\n", "\n"))
+
+
 class ToolSpec(Struct, frozen=True):
     """A tool as a model sees it. ``parameters`` is a JSON schema of an object."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentgym.cli.main import find
+from agentgym.cli.main import find, split_verb
 from agentgym.cli.parse import parse
 
 ROOT = Path(__file__).parent.parent
@@ -28,5 +28,5 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^    (agentgy
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_in_the_docs_are_commands(line):
-    words = shlex.split(line)[1:]
-    assert parse(find(words[0]), words[1:]).config is not None
+    verb, words = split_verb(shlex.split(line)[1:])
+    assert parse(find(verb), words).config is not None

@@ -51,7 +51,7 @@ def find(verb: str) -> Command:
     raise UnknownName("command", verb, [*VERBS, *installed("commands")])
 
 
-def _verb(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
+def split_verb(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The verb and the words after it. Some have two words, each pair a command of its own: ``fetch swe`` is the entry point ``fetch.swe``."""
     pairs = {name.partition(".")[2]: name for name in installed("commands") if name.startswith(f"{argv[0]}.")}
     if not pairs:
@@ -96,7 +96,7 @@ def run(argv: Sequence[str]) -> int:
 
         print(f"agentgym {__version__}")
         return DONE
-    verb, words = _verb(argv)
+    verb, words = split_verb(argv)
     command = find(verb)
     if "--help" in words or "-h" in words:
         make_parser(command).print_help()

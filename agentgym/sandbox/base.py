@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from agentgym.errors import CapabilityError, SandboxClosed, SandboxRefused
+from agentgym.messages import printable
 from agentgym.sandbox.link import Entry, Link, Reply, packed
 
 AGENT_UID = 10001
@@ -282,9 +282,6 @@ class _Use:
         self.sandbox._lock.release()
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
 def completed(reply: Reply) -> Completed:
     """A reply as text: invalid bytes replaced, control characters made visible, cuts marked."""
     texts, left_out = [], 0
@@ -300,5 +297,4 @@ def completed(reply: Reply) -> Completed:
 
 def visible(data: bytes) -> str:
     """Bytes as text that cannot move a cursor: what is no UTF-8 is replaced, control characters but tab and newline are shown as ``\\x1b``."""
-    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
-    return _CONTROL.sub(lambda c: f"\\x{ord(c[0]):02x}", text)
+    return printable(data.decode("utf-8", "replace"))

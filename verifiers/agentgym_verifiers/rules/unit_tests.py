@@ -96,8 +96,8 @@ def run_tests(sandbox: Sandbox, files: Sequence[str], *, python: Sequence[str], 
     """
     secret = secret or os.urandom(16)
     config = json.dumps({"secret": secret.hex(), "path": list(path), "root": WORK, "files": [f"{WORK}/{f}" for f in files]})
-    sandbox.write({f"{GRADE}/runner.py": RUNNER.read_bytes(), f"{GRADE}/config.json": config.encode()})
-    env = {"PYTHONHASHSEED": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    sandbox.write({f"{GRADE}/runner.py": RUNNER.read_bytes(), f"{GRADE}/config.json": config.encode(), f"{GRADE}/tmp/.keep": b""})
+    env = {"TMPDIR": f"{GRADE}/tmp", "PYTHONHASHSEED": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [*python, "-I", "-S", "-B", f"{GRADE}/runner.py", f"{GRADE}/config.json"]
     done = sandbox.exec(command, env=env, timeout=seconds, head=1 << 23, tail=1 << 22, separate=True)
     told = list(_signed(done.output, secret))
