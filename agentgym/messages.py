@@ -111,12 +111,12 @@ def text_of(messages: Sequence[Message]) -> str:
     return messages[0]["content"] if len(messages) == 1 else "\n\n".join(m["content"] for m in messages)
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def printable(text: str) -> str:
     """Text that cannot move a cursor or set a title: control characters but tab and newline are shown, as ``\\x1b``."""
-    return _CONTROL.sub(lambda c: f"\\x{ord(c[0]):02x}", text.replace("\r\n", "\n"))
+    return text.replace("\r\n", "\n").translate(_CONTROL)
 
 
 class ToolSpec(Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,14 @@ def _fill(schema: dict[str, Any], text: str) -> Any:
     return {"boolean": True, "null": None}.get(str(kind), text[: schema.get("maxLength", len(text))])
 
 
-def run_attack(env: AgentEnv, attack: Attack, tasks: Sequence[str]) -> AttackResult:
-    """Play an attack on each task under reward ``outcome``."""
+def run_attack(env: AgentEnv, attack: Attack, tasks: Sequence[str], endings: Mapping[str, Sequence[str]] | None = None) -> AttackResult:
+    """Play an attack on each task under reward ``outcome``. ``endings`` are those of ``oracle_endings``, where they are known."""
     tools = [t.spec for t in env.tools.values()]
     if attack.tools and not any(re.fullmatch(attack.tools, t.name) for t in tools):
         return AttackResult(attack.name, True, NOT_APPLICABLE, 0.0)
     result = AttackResult(attack.name, True, "scored", 0.0)
     for task in tasks:
-        calls_for = _last_of_oracle(env, task)
+        calls_for = _last_of_oracle(env, task) if endings is None else endings[task]
         env.reset(seed=0, options={"task": task})
         seen = _play(env, actions_of(attack, tools, env.task.instruction), calls_for, result)
         if attack.harvest:
@@ -154,6 +154,11 @@ def _answers(attack: Attack, tools: Sequence[ToolSpec], seen: str, instruction: 
     likely = sorted(words, key=lambda w: (not re.search(r"\d", w), -len(w)))[:CANDIDATES]
     for tool in (t for t in tools if re.fullmatch(attack.then, t.name)):
         yield from dict.fromkeys(print_action("", [_call(tool, word, {})]) for word in likely)
+
+
+def oracle_endings(env: AgentEnv, tasks: Sequence[str]) -> dict[str, Sequence[str]]:
+    """For each task the actions by which an oracle ends it, and which an attack may therefore take without cheating."""
+    return {task: _last_of_oracle(env, task) for task in tasks}
 
 
 def _last_of_oracle(env: AgentEnv, task: str) -> list[str]:

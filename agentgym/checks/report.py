@@ -8,7 +8,7 @@ from functools import partial
 import anyio
 from msgspec import Struct
 
-from agentgym.checks.attacks import Attack, AttackResult, all_attacks, run_attack
+from agentgym.checks.attacks import Attack, AttackResult, all_attacks, oracle_endings, run_attack
 from agentgym.checks.conformance import CHECKS
 from agentgym.checks.health import HEALTH
 from agentgym.checks.subject import Check, Skipped, Subject
@@ -113,4 +113,6 @@ def _oracle(subject: Subject, env: AgentEnv, add: Callable[[Check], None]) -> Pl
 
 def under_attack(env: AgentEnv, attacks: Sequence[Attack], tasks: int) -> list[AttackResult]:
     """Each attack on up to ``tasks`` tasks."""
-    return [run_attack(env, attack, env.taskset.ids()[:tasks]) for attack in attacks]
+    chosen = env.taskset.ids()[:tasks]
+    endings = oracle_endings(env, chosen)
+    return [run_attack(env, attack, chosen, endings) for attack in attacks]

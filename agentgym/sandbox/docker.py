@@ -14,6 +14,7 @@ import shlex
 import stat
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -141,6 +142,14 @@ def _build(client: Any, image: Image, base: str, name: str) -> None:
             raise SandboxFault(f"preparing {image.base}: {line['error'].strip()}")
 
 
+_removals = ThreadPoolExecutor(4, thread_name_prefix="agentgym-remove")
+
+
+def _remove(container: str) -> None:
+    with contextlib.suppress(Exception):  # what stays is reaped at the next start
+        engine().remove_container(container, force=True, v=True)
+
+
 class Docker(Sandbox):
     """A sandbox by Docker Engine."""
 
@@ -238,9 +247,8 @@ class Docker(Sandbox):
             self._link.shut()
             with contextlib.suppress(Exception):
                 self._response.close()
-        if self._container:
-            with contextlib.suppress(Exception):  # reaped at the next start
-                engine().remove_container(self._container, force=True, v=True)
+        if self._container:  # with the link its supervisor has ended, and everything in it; only the engine's bookkeeping is left
+            _removals.submit(_remove, self._container)
 
 
 class Runsc(Docker):
