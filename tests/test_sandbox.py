@@ -363,3 +363,46 @@ def test_somebody_without_privileges_has_sandboxes_too(tmp_path):
     output, ended, forked = json.loads(done.stdout)
     assert output.split()[0] == "10001" and "CapEff:\t0000000000000000" in output and ended >= 2 and forked == "x\n"
     assert "Read-only" in output and "Permission denied" in output
+
+
+def test_17_a_full_host_pauses_new_sandboxes_and_says_what_mends_it(monkeypatch):
+    from agentgym.sandbox import pool
+
+    monkeypatch.setattr(pool, "SPARE_DISK", 1 << 62)
+    assert "disk are free" in pool.shortage() and "agentgym clean" in pool.shortage()
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.2)
+    with pytest.raises(SandboxFault, match="no place"), Admission(2, 1).starting():
+        pass
+    monkeypatch.setattr(pool, "SPARE_DISK", 0)
+    monkeypatch.setattr(pool, "SPARE_MEMORY", 1 << 62)
+    assert "--concurrency" in pool.shortage()
+
+
+def test_limits_by_control_groups_of_version_2(tmp_path, monkeypatch):
+    """The files that are written, on a tree laid out as the kernel does; a machine with version 2 is not at hand."""
+    own = next((line[3:].strip() for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "/")
+    home = tmp_path / own.lstrip("/") / "agentgym"
+    home.mkdir(parents=True)
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
+    for folder in (home.parent, home):
+        (folder / "cgroup.subtree_control").write_text("")
+    assert groups.homes(tmp_path) == dict.fromkeys(groups.NEEDED, home)
+    assert (home / "cgroup.subtree_control").read_text() == "+memory +pids +cpu "
+    monkeypatch.setattr(groups, "homes", lambda: dict.fromkeys(groups.NEEDED, home))
+    group = groups.Group(Resources(cpus=0.5, memory=100, head_room=2, disk=50, pids=7))
+    written = {p.name: p.read_text() for p in (home / group.name).iterdir()}
+    assert written == {"memory.max": "250", "memory.swap.max": "0", "cpu.max": "50000 100000", "pids.max": "10"}
+    assert group.oom_file.endswith("memory.events") and group.joins == [str(home / group.name / "cgroup.procs")]
+    groups.homes.cache_clear() if hasattr(groups.homes, "cache_clear") else None
+
+
+def test_clean_lists_then_removes_and_doctor_tells_the_kinds(monkeypatch):
+    need("bwrap")
+    home = groups.homes()["memory"]
+    left = home / f"{me().partition(':')[0]}:4194304:{boot_id()}@7"
+    left.mkdir()
+    run = lambda *words: json.loads(subprocess.run([sys.executable, "-m", "agentgym", *words, "--json"], capture_output=True, text=True).stdout)  # noqa: E731
+    assert str(left) in run("clean", "--list")["found"]["bwrap"] and left.exists()
+    assert str(left) in run("clean")["removed"]["bwrap"] and not left.exists()
+    kinds = {f["name"]: f["status"] for f in run("doctor")["findings"] if f["name"].startswith("sandbox")}
+    assert kinds["sandbox bwrap"] == "ok" and set(kinds) == {"sandbox bwrap", "sandbox docker", "sandbox runsc"}

@@ -25,7 +25,8 @@ class MendTasks:
         if split not in MEND.splits:
             raise UnknownName("split", split, MEND.splits)
         self._split = split
-        self._ids = [row.id for row in rows().values() if row.split == split]
+        found = [row.id for row in rows().values() if row.split == split]
+        self._ids = sorted(found, key=lambda i: (i.rpartition("-")[2], i))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -34,7 +35,7 @@ class MendTasks:
         return task_of(self._ids[index])
 
     def ids(self) -> Sequence[str]:
-        """Their ids, library by library."""
+        """Their ids, the libraries in turn, so that the first few are of all of them."""
         return self._ids
 
     def get(self, task_id: str) -> Task:
