@@ -265,6 +265,22 @@ def test_files_go_in_and_out_and_links_are_not_followed(box):
         box.write({"/work/../etc/x": b"x"})
 
 
+def test_files_come_out_whatever_the_agent_leaves_running(box):
+    box.write(
+        {
+            "/tmp/kill.py": b"import os, signal\nwhile True:\n    for p in os.listdir('/proc'):\n        if p.isdigit() and int(p) not in (1, os.getpid()):\n            try: os.kill(int(p), signal.SIGKILL)\n            except OSError: pass\n"
+        }
+    )
+    box.exec("echo kept > a; (setsid python3 /tmp/kill.py >/dev/null 2>&1 &) ; sleep 0.2")
+    big = b"x" * 3_000_000
+    for _ in range(5):
+        box.write({"/work/big": big})
+        assert box.collect("/work")["a"].data == b"kept\n" and box.read("/work/big", 1 << 23) == big
+    box.freeze()
+    box.exec("i=0; while [ $i -lt 80 ]; do sleep 50 & i=$((i+1)); done 2>/dev/null; true")
+    assert box.collect("/work")["a"].data == b"kept\n" and box.exec("echo on").output == "on\n"
+
+
 def test_a_snapshot_is_the_files_and_a_fork_has_its_own(box):
     box.exec("echo one > kept; echo gone > removed; mkdir d; echo x > d/f; echo t > /tmp/t; echo h > ~/h; (sleep 333 &)")
     box.exec("rm removed")

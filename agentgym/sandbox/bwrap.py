@@ -174,7 +174,7 @@ class Bwrap(Sandbox):
     def snapshot(self) -> Snapshot:
         ended = tuple(self.processes())
         with self._open() as link:
-            _, data = link.snapshot()
+            data = link.snapshot()
         return Snapshot(self.kind, data, ended)
 
     def _destroy(self) -> None:

@@ -140,24 +140,38 @@ class Link:
 
     def write(self, below: str, archive: bytes, root: bool) -> str:
         """Unpack an archive below a folder; what went wrong, if anything did."""
-        self._ask(b"".join([b"w", struct.pack("<I", int(root)), _string(below), archive]), 60 + len(archive) / 1e6)
-        blob = self._blob()
-        return blob[4:].decode("utf-8", "replace")
+        request = b"".join([b"w", struct.pack("<I", int(root)), _string(below), struct.pack("<Q", len(archive)), archive])
+        return self._files(request, 60 + len(archive) / 1e6)[4:].decode("utf-8", "replace")
 
     def collect(self, path: str, max_bytes: int, max_files: int) -> tuple[dict[str, Entry], str]:
         """The entries at and below a path, and what went wrong, if anything did."""
-        self._ask(b"".join([b"r", struct.pack("<I", 0), _string(path), struct.pack("<QQ", max_bytes, max_files)]), 120)
-        return unpacked(self._blob())
+        return unpacked(self._files(b"".join([b"r", struct.pack("<I", 0), _string(path), struct.pack("<QQ", max_bytes, max_files)]), 120))
+
+    def _files(self, request: bytes, seconds: float) -> bytes:
+        """A request that a child of the supervisor carries out as the agent, which may kill it, or leave no room for it: then once more, alone."""
+        self._ask(request, seconds)
+        blob, status = self._blob()
+        if status:
+            self.end_all()
+            self._ask(request, seconds)
+            blob, status = self._blob()
+        if status:
+            raise self._dead(f"a file request ended with status {status}")
+        return blob
 
     def end_all(self) -> int:
         """End every process."""
         self._ask(b"k", GRACE_S)
         return int.from_bytes(self._take(4), "little")
 
-    def snapshot(self) -> tuple[int, bytes]:
-        """How many processes were ended, and the archive of what differs from the lower layer."""
+    def snapshot(self) -> bytes:
+        """End every process; the archive of what differs from the lower layer."""
         self._ask(b"s", 120)
-        return int.from_bytes(self._take(4), "little"), self._blob()
+        self._number()
+        blob, status = self._blob()
+        if status:
+            raise self._dead(f"a snapshot ended with status {status}")
+        return blob
 
     def shut(self) -> None:
         """Close both ends: the supervisor goes."""
@@ -191,21 +205,19 @@ class Link:
         del buffer[:n]
         return taken
 
-    def _dead(self, why: str, fatal: bool = True) -> SandboxFault:
-        self.alive = self.alive and not fatal
+    def _dead(self, why: str) -> SandboxFault:
+        self.alive = False
         return SandboxFault(f"the sandbox died: {why}{self._autopsy()}")
 
     def _number(self) -> int:
         return int.from_bytes(self._take(4), "little")
 
-    def _blob(self) -> bytes:
-        """The output of a child of the supervisor."""
+    def _blob(self) -> tuple[bytes, int]:
+        """The output of a child of the supervisor, and its wait status."""
         parts = []
         while n := self._number():
             parts.append(self._take(n))
-        if status := self._number():
-            raise self._dead(f"a file request ended with status {status}", fatal=False)
-        return b"".join(parts)
+        return b"".join(parts), self._number()
 
 
 def unpacked(archive: bytes) -> tuple[dict[str, Entry], str]:
