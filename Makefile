@@ -44,7 +44,7 @@ bench: setup
 	$(BIN)/python benchmarks/env_step.py
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/sandbox.py $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python benchmarks/sandbox.py $(if $(PEERS),--peers $(PEERS) --peer-script $(SANDBOX_PEER_SCRIPT))
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 
 docs: setup

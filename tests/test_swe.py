@@ -435,6 +435,8 @@ def test_an_evaluation_in_the_eval_image_gives_the_same_verdicts(tmp_path):
     from agentgym.evaluation.bundle import check
 
     check(tmp_path / "in")
+    again = subprocess.run([sys.executable, "-m", "agentgym", "verify", str(tmp_path / "in"), "--json"], capture_output=True, text=True)
+    assert json.loads(again.stdout)["reproduced"] == 2
 
 
 def test_the_broker_gives_only_images_of_the_lock_file(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from msgspec import Struct
@@ -251,8 +251,17 @@ class Sandbox:
         base = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": HOME, "LANG": "C.UTF-8", "USER": "agent", "SHELL": "/bin/sh", "TERM": "dumb", "TZ": "UTC"}
         return {**base, **dict(self.image.env)}
 
-    def _open(self) -> _Use:
-        return _Use(self)
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Link]:
+        """The link, while nobody else uses it. What interrupts an exchange half-way makes it unusable: the rest could be taken for an answer."""
+        with self._lock:
+            if self._closed:
+                raise SandboxClosed("the sandbox was closed; start a new one")
+            try:
+                yield self._link
+            except BaseException:
+                self._link.alive = False
+                raise
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
@@ -263,23 +272,6 @@ class Sandbox:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class _Use:
-    """The link of a sandbox, while nobody else uses it."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
-
-    def __enter__(self) -> Link:
-        self.sandbox._lock.acquire()
-        if self.sandbox._closed:
-            self.sandbox._lock.release()
-            raise SandboxClosed("the sandbox was closed; start a new one")
-        return self.sandbox._link
-
-    def __exit__(self, *exc: object) -> None:
-        self.sandbox._lock.release()
 
 
 def completed(reply: Reply) -> Completed:
