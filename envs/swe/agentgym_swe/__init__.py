@@ -10,7 +10,7 @@ MEND = EnvSpec(
     entry_point="agentgym_swe.mend:MendEnv",
     domain="software engineering",
     summary="Mend real Python libraries in a sandbox: a report of what fails, a shell, an editor, tests; hidden tests decide.",
-    splits={"train": 306, "dev": 48, "test": 96},
+    splits={"train": 291, "dev": 48, "test": 89},
     capabilities=Capabilities(snapshot=True, sandboxes=_KINDS, blocking=True),
 )
 
