@@ -209,6 +209,14 @@ def test_21_what_a_gym_leaves_behind_is_gone_now_or_at_the_next_start(kind, how)
         assert not [n for n in left if f":{gym.pid}:" in n]
 
 
+def test_21_a_gym_that_ends_by_itself_leaves_nothing(tmp_path):
+    need("docker")
+    code = GYM.replace("time.sleep(60)", "")
+    names = subprocess.run([sys.executable, "-c", code, "docker"], capture_output=True, text=True).stdout.split()
+    left = [c["Id"] for c in engine().containers(all=True, filters={"label": LABEL})]
+    assert len(names) == 2 and not set(names) & set(left)
+
+
 def test_21_an_owner_of_another_machine_or_that_lives_is_left_alone():
     assert not abandoned(me()) and not abandoned(f"elsewhere:1:{boot_id()}") and not abandoned("nonsense")
     host = me().partition(":")[0]

@@ -248,7 +248,10 @@ class Docker(Sandbox):
             with contextlib.suppress(Exception):
                 self._response.close()
         if self._container:  # with the link its supervisor has ended, and everything in it; only the engine's bookkeeping is left
-            _removals.submit(_remove, self._container)
+            try:
+                _removals.submit(_remove, self._container)
+            except RuntimeError:  # the interpreter is on its way out, and starts no threads
+                _remove(self._container)
 
 
 class Runsc(Docker):
