@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report,docker]' -e envs/tools -e envs/swe -e 'verifiers[math,text]' -e trainers
+PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e trainers
 MODELS := harbor==0.25.0
 DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl
 STAMP  := $(VENV)/.ready
