@@ -161,7 +161,7 @@ def test_every_error_pickles():
                 cls("flag", "x", ["y"])
                 if cls in (errors.UnknownName, errors.BundleError)
                 else cls("a", "b")
-                if cls in (errors.MissingExtra, errors.SpecError)
+                if cls in (errors.MissingExtra, errors.SandboxRefused, errors.SpecError)
                 else cls("a")
             )
             again = pickle.loads(pickle.dumps(made))

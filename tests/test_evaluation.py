@@ -249,7 +249,8 @@ def test_text_of_an_episode_is_escaped_in_a_page(tmp_path):
     anyio.run(evaluate, Plan(env="tools/desk", split="test", tasks=1), Evil(), tmp_path / "evil")
     assert guarded(["export", str(tmp_path / "evil"), "--to", str(tmp_path / "p.html")]) == 0
     assert "<script>alert" not in (tmp_path / "p.html").read_text()
-    assert evil in transcript(episodes_of(tmp_path / "evil")[0])
+    shown = transcript(episodes_of(tmp_path / "evil")[0])
+    assert "<script>alert(1)</script>\\x1b[2J" in shown and "\x1b" not in shown
 
 
 # Contamination
