@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from rich.table import Table
 
 from agentgym.cli.command import Answer, Command
+from agentgym.cli.play import with_sandbox
 from agentgym.cli.screen import Screen
 from agentgym.errors import UsageError
 from agentgym.registry import load, resolve
@@ -47,29 +48,28 @@ def _placed(out: str, verb: str) -> str:
     return out or f"runs/{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _check(config: Common) -> None:
-    """Names first, so that a wrong one costs nothing: torch takes seconds to import."""
+def _options(config: Common) -> dict[str, Any]:
+    """The environment's options, the kind of sandbox among them. Names first, so that a wrong one costs nothing: torch takes seconds to import."""
     if not config.env:
         raise UsageError("which environment? e.g. --env tools/desk-v0")
     resolve(config.env)
     if isinstance(config, TrainConfig):
         load("algorithms", config.algo)
+    return with_sandbox(config.env, config.option, config.sandbox)
 
 
 def train(config: TrainConfig, screen: Screen) -> Answer:
     from agentgym_trainers.train import train as run
 
     if not config.resume:
-        _check(config)
-        config = msgspec.structs.replace(config, out=_placed(config.out, "train"))
+        config = msgspec.structs.replace(config, option=_options(config), out=_placed(config.out, "train"))
     return _answer(run(config, _logger(screen)))
 
 
 def sft(config: SftConfig, screen: Screen) -> Answer:
     from agentgym_trainers.train import sft as run
 
-    _check(config)
-    return _answer(run(msgspec.structs.replace(config, out=_placed(config.out, "sft")), _logger(screen)))
+    return _answer(run(msgspec.structs.replace(config, option=_options(config), out=_placed(config.out, "sft")), _logger(screen)))
 
 
 def demo(config: DemoConfig, screen: Screen) -> Answer:

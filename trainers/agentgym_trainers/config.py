@@ -32,6 +32,7 @@ class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):
     eval_split: Annotated[str, _says("held-out split, evaluated greedily before and after")] = "dev"
     eval_tasks: Annotated[int, _says("tasks of each evaluation", ge=1)] = 100
     option: Annotated[dict[str, Any], _says("environment options as key=value, repeatable")] = {}
+    sandbox: Annotated[str, _says("kind of sandbox: bwrap, docker, runsc")] | None = None
     seed: Annotated[int, _says("seed of everything", ge=0)] = 0
     max_tokens: Annotated[int, _says("longest action in tokens", ge=1)] = 64
     context: Annotated[int, _says("longest conversation in tokens", ge=16)] = 1024
