@@ -197,8 +197,9 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
     files.update({p: c.bytes for p, c in taken.items() if c.kind != "deleted"})
     files.update(bench.tests)
     files.update(canaries.files)
-    asked = [*dict.fromkeys(i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass)), *canaries.files]
-    random.Random(secret).shuffle(asked)
+    asked = sorted({i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass, *bench.others)})
+    asked.insert(random.Random(secret).randrange(len(asked) + 1), canaries.plain)
+    asked += [f for f in canaries.files if f != canaries.plain]
     with start(bench.image, bench.resources, kind) as sandbox:
         sandbox.write({f"{WORK}/{p}": Entry("f", taken[p].mode & 0o755 if p in taken else 0o644, data=d) for p, d in files.items()})
         run = run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=bench.seconds, secret=secret)
@@ -252,8 +253,11 @@ class Canaries:
     """Tests made for one run: some cannot fail, some cannot pass. They lie beside the real ones, under names like theirs.
 
     Those that cannot pass are real tests whose expected value was changed to one that the run's secret makes, so that an object that is
-    equal to everything is found out too; and plain ones, for trees whose tests do not lend themselves.
+    equal to everything is found out too; and plain ones, for trees whose tests do not lend themselves. The plain ones stand anywhere among
+    the real ones, the others behind them: real tests may leave something behind that others meet, so their own order stays as it was.
     """
+
+    plain: str
 
     def __init__(self, bench: Bench, draw: random.Random) -> None:
         self.files: dict[str, bytes] = {}
@@ -274,7 +278,7 @@ class Canaries:
             right = i % 2 == 0
             lines.append(f"def test_{word}():\n    values = [{a}, {b}]\n    assert sum(values) == {a + b + (0 if right else draw.randrange(1, 99))}\n")
             (self.must_pass if right else self.must_fail).append(f"{path}::test_{word}")
-        self.files[path] = "\n\n".join(lines).encode()
+        self.plain, self.files[path] = path, "\n\n".join(lines).encode()
 
     def _changed(self, beside: PurePosixPath, source: bytes, draw: random.Random) -> None:
         """A copy of a test file with some of its tests, each with another expected value."""
