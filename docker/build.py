@@ -7,6 +7,7 @@ changed is left alone.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -75,6 +76,18 @@ def context(name: str, folder: Path) -> None:
                 shutil.copytree(state_folder() / part, home / part, ignore=shutil.ignore_patterns("sdists", "*.new"))
 
 
+def content(name: str) -> str:
+    """A digest of what an image is made from; of ``eval``, also the gym's own code and what was fetched for it."""
+    digest = hashlib.sha256((HERE / name / "Dockerfile").read_bytes())
+    if name == "eval":
+        folders = [ROOT / "agentgym", *(ROOT / m for m in MEMBERS if m)]
+        kept = (".py", ".toml", ".c", ".json", ".jsonl", ".txt")
+        for path in sorted(p for f in folders for p in f.rglob("*") if p.suffix in kept and p.is_file() and "build" not in p.relative_to(ROOT).parts):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+        digest.update("\n".join(sorted(p.name for p in (state_folder() / "swe").glob("*"))).encode())
+    return digest.hexdigest()[:24]
+
+
 def build(name: str) -> dict[str, object]:
     """Build one image; what the lock file says of it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -82,16 +95,21 @@ def build(name: str) -> dict[str, object]:
         below = {"base": base, "swe": lambda: "agentgym/base", "eval": lambda: "agentgym/swe"}[name]()
         run("docker", "build", "-q", "--build-arg", f"BASE={below}", "-t", f"agentgym/{name}", folder)
     about = engine().inspect_image(f"agentgym/{name}")
-    return {"id": about["Id"], "layers": about["RootFS"]["Layers"], "bytes": about["Size"]}
+    return {"id": about["Id"], "layers": about["RootFS"]["Layers"], "bytes": about["Size"], "content": content(name)}
+
+
+def current(name: str, lock: dict[str, dict[str, object]]) -> bool:
+    """Whether the engine has the image that the lock file names, made from what is here now."""
+    entry = lock.get(f"agentgym/{name}", {})
+    return entry.get("content") == content(name) and entry.get("id") in engine().images(name=f"agentgym/{name}", quiet=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=[], help=f"which of {', '.join(ORDER)}; default: those that are missing")
+    parser.add_argument("names", nargs="*", default=[], help=f"which of {', '.join(ORDER)}; default: those that are missing or made from something else")
     given = parser.parse_args().names
     lock = locked()
-    there = {n for n in ORDER if f"agentgym/{n}" in lock and engine().images(name=f"agentgym/{n}", quiet=True)}
-    for name in given or [n for n in ORDER if n not in there]:
+    for name in given or [n for n in ORDER if not current(n, lock)]:
         print(f"building agentgym/{name} …", flush=True)
         lock[f"agentgym/{name}"] = build(name)
         lock_file().write_bytes(msgspec.json.format(msgspec.json.encode(lock), indent=1))
