@@ -97,6 +97,20 @@ CHEATS = {
     "memory": "x = bytearray(40 << 30)\n",
     "flood": "import os\nfor i in range(3000): os.write(1, b'x' * 100000)\n" + WRONG,
 }  # fmt: skip
+FORGER = "class M: pass\ndef main(args, plugins=()):\n    t = plugins[0]\n    for i in ('test_lib.py::test_double', 'test_lib.py::test_zero', 'test_lib.py::test_name'):\n        t.count += 1; t.tell(id='tests/' + i, outcome='passed')\n    return 1\n"
+
+
+@pytest.mark.parametrize("name", ["pytest.py", "_pytest/__init__.py", "pluggy.py", "json.py", "hashlib.py", "src/pytest.py"])
+def test_5_a_tree_that_brings_its_own_test_framework_is_not_asked(name):
+    """Where any file may be changed, as in rows of benchmarks."""
+    need("bwrap")
+    open_to_all = msgspec.structs.replace(bench(), sources=("",))
+    verdict = grade_patch(open_to_all, {name: Changed("file", FORGER)}, "bwrap")
+    assert verdict.value == 0.0 and verdict.evidence["wrong_kinds"] == {"failed": 2} and verdict.evidence["finished"], verdict
+    right = grade_patch(open_to_all, {"lib.py": Changed("file", RIGHT)}, "bwrap")
+    assert right.value == 1.0
+
+
 FLAGGED = {"report hook", "equal to everything"}
 
 

@@ -66,8 +66,10 @@ def main(path: str) -> None:
         config = json.load(file)
     os.unlink(path)  # noqa: PTH108
     tell = teller(bytes.fromhex(config.pop("secret")))
-    sys.path[:0] = config["path"]
+    sys.path.insert(0, config["path"][-1])  # pytest's own folder alone, so that a tree that holds a pytest.py is not handed the teller
     import pytest
+
+    sys.path[:1] = config["path"]
 
     recorder = Recorder(tell)
     flags = ["-q", "--no-header", "--no-summary", "--tb=short", "--continue-on-collection-errors", "-p", "no:cacheprovider", "-c", os.devnull]
