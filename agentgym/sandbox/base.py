@@ -72,8 +72,8 @@ class Image(Struct, frozen=True, kw_only=True):
 class Completed(Struct, frozen=True):
     """A command that has ended. ``output`` holds standard error too, unless ``separate`` was asked for.
 
-    ``code`` is 128 + signal where a signal ended it. ``left_out`` bytes were cut from the middle. ``ended`` processes were killed at the
-    time-out. ``refused`` attempts to reach the network failed while it ran.
+    ``code`` is 128 + signal where a signal ended it. ``left_out`` bytes were cut from the middle. ``ended`` processes were killed: at the
+    time-out, or since the limit of processes was met and some were left running. ``refused`` attempts to reach the network failed meanwhile.
     """
 
     code: int

@@ -119,10 +119,10 @@ class Bwrap(Sandbox):
         here = state_folder() / "mnt"
         here.mkdir(exist_ok=True)
         fds = []
-        oom, restore = [], []
-        if self._group:
-            fds.append(os.open(self._group.oom_file, os.O_RDONLY))
-            oom = ["--oom", f"/proc/self/fd/{fds[-1]}"]
+        watched, restore = [], []
+        for flag, path in self._group.watched.items() if self._group else ():
+            fds.append(os.open(path, os.O_RDONLY))
+            watched += [flag, f"/proc/self/fd/{fds[-1]}"]
         if snapshot:
             fds.append(os.memfd_create("snapshot"))
             with os.fdopen(os.dup(fds[-1]), "wb") as file:
@@ -134,7 +134,7 @@ class Bwrap(Sandbox):
             "--agent", str(AGENT_UID), "--size", str(asked.disk or 1 << 40), "--inodes", str((asked.files or 1 << 30) + 16),
             *(("--lower", self.image.tree) if self.image.tree else ()), *restore, "--",
         ]  # fmt: skip
-        serve = [INSIDE, "serve", "--agent", str(AGENT_UID), "--nested", str(int(os.geteuid() != 0)), "--state", "9", *oom]
+        serve = [INSIDE, "serve", "--agent", str(AGENT_UID), "--nested", str(int(os.geteuid() != 0)), "--state", "9", *watched]
         command = [*enter, *self._bubble(str(here), supervise), "--", *serve]
         try:
             self._process = subprocess.Popen(

@@ -92,9 +92,9 @@ class Group:
         return [str(p / "cgroup.procs") for p in sorted(set(self.paths.values()))]
 
     @property
-    def oom_file(self) -> str:
-        """The file with a line ``oom_kill N``."""
-        return str(self.paths["memory"] / ("memory.events" if self.unified else "memory.oom_control"))
+    def watched(self) -> dict[str, str]:
+        """The supervisor's flags for the files that count what the kernel killed for memory and which forks it refused."""
+        return {"--oom": str(self.paths["memory"] / ("memory.events" if self.unified else "memory.oom_control")), "--pids": str(self.paths["pids"] / "pids.events")}
 
     def remove(self) -> None:
         """Kill what is left in it, and remove it."""

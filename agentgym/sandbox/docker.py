@@ -198,7 +198,9 @@ class Docker(Sandbox):
         client, asked = engine(), self.resources
         version2 = client.info().get("CgroupVersion") == "2"
         command = [
-            INSIDE, "serve", "--agent", str(AGENT_UID), "--oom", "/sys/fs/cgroup/memory.events" if version2 else "/sys/fs/cgroup/memory/memory.oom_control",
+            INSIDE, "serve", "--agent", str(AGENT_UID),
+            "--oom", "/sys/fs/cgroup/memory.events" if version2 else "/sys/fs/cgroup/memory/memory.oom_control",
+            "--pids", "/sys/fs/cgroup/pids.events" if version2 else "/sys/fs/cgroup/pids/pids.events",
             *(("--quota", str(asked.disk), "--files", str(asked.files or 1 << 40)) if asked.disk is not None else ()),
         ]  # fmt: skip
         kill = asked.kill_at

@@ -49,6 +49,7 @@ static int nested;            /* 1: the agent's uid is a user namespace of its o
 static int state_fd = -1;     /* the directory under the overlay, for snapshots; -1 where the engine keeps the layers */
 static const char *oom_file;  /* a file with a line "oom_kill N" */
 static uint64_t quota_bytes, quota_files; /* watched here only where the file system does not enforce them */
+static const char *pids_file; /* a file with a line "max N" */
 
 /* Small things */
 
@@ -506,6 +507,15 @@ static uint32_t end_all(void) { /* everything but this process, however it was f
     }
 }
 
+/* Whether the limit of processes was met since the last look. What met it is ended: left behind it would starve every later command. */
+static uint32_t end_bomb(void) {
+    static uint64_t met_before;
+    uint64_t met = pids_file ? counter(pids_file, "max ", 0) : 0;
+    uint32_t ended = met > met_before ? end_all() : 0;
+    met_before = met;
+    return ended;
+}
+
 static void start(char **argv, char **env, const char *cwd, int flags, int out, int err, uint64_t file_size) {
     struct rlimit core = {0, 0}, size = {file_size, file_size}, open_files = {1024, 4096};
     int null = open("/dev/null", O_RDONLY);
@@ -557,8 +567,9 @@ static void run(int signals) {
     }
     if (quota_bytes) over_quota(1);
     uint64_t began = now_us(), until = began + timeout_ms * 1000ULL, used_before = used_bytes, files_before = used_files, checked = began;
+    end_bomb();
     pid_t child = fork();
-    if (child < 0) end_all(), child = fork(); /* the agent's processes had used up its limit */
+    if (child < 0) end_all(), child = fork();
     if (child == 0) start(argv, env, cwd, flags, ends[0], ends[n - 1], file_size);
     for (int i = 0; i < n; i++) close(ends[i]);
     uint32_t ended = 0;
@@ -589,6 +600,7 @@ static void run(int signals) {
     }
     uint64_t took = now_us() - began;
     if (what) ended = end_all(), status = SIGKILL;
+    else ended = end_bomb();
     if (child < 0) status = 126 << 8;
     for (int i = 0; i < n; i++)
         if (streams[i].fd >= 0) drain(&streams[i], 64), close(streams[i].fd);
@@ -692,6 +704,7 @@ static int serve(int argc, char **argv) {
         else if (!strcmp(argv[i], "--state")) state_fd = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--quota")) quota_bytes = strtoull(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--files")) quota_files = strtoull(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--pids")) pids_file = argv[i + 1];
     }
     struct rlimit many = {4096, 4096};
     setrlimit(RLIMIT_NOFILE, &many);

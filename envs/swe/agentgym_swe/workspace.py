@@ -108,6 +108,8 @@ def told(done: Completed, seconds: float) -> str:
         lines.append("[killed: the disk quota is used up]")
     elif done.oom:
         lines.append("[killed: out of memory]")
+    elif done.ended:
+        lines.append(f"[{done.ended} processes that it left running were killed: the limit of processes was met]")
     if done.refused:
         lines.append("[there is no network here]")
     if done.code and not done.timed_out:
