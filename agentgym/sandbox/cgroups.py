@@ -94,7 +94,10 @@ class Group:
     @property
     def watched(self) -> dict[str, str]:
         """The supervisor's flags for the files that count what the kernel killed for memory and which forks it refused."""
-        return {"--oom": str(self.paths["memory"] / ("memory.events" if self.unified else "memory.oom_control")), "--pids": str(self.paths["pids"] / "pids.events")}
+        return {
+            "--oom": str(self.paths["memory"] / ("memory.events" if self.unified else "memory.oom_control")),
+            "--pids": str(self.paths["pids"] / "pids.events"),
+        }
 
     def remove(self) -> None:
         """Kill what is left in it, and remove it."""
