@@ -158,6 +158,10 @@ class CheckpointMismatch(AgentGymError, ValueError):
     """Raised when a checkpoint belongs to another model, version or configuration."""
 
 
+class TrainingStopped(AgentGymError, ArithmeticError):
+    """Raised when a training run cannot go on: its updates are not finite any more, or the memory does not suffice."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (nearest: x)`` for the closest of ``known``, or the first few of them if none is close."""
     known = list(known)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentgym_trainers.losses import advantages as advantages
-    from agentgym_trainers.losses import policy_loss as policy_loss
+    from agentgym_trainers.advantage import advantages as advantages
+    from agentgym_trainers.objective import policy_loss as policy_loss
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("policy_loss", "advantages"):
-        from agentgym_trainers import losses
+    if name == "policy_loss":
+        from agentgym_trainers.objective import policy_loss
 
-        return getattr(losses, name)
+        return policy_loss
+    if name == "advantages":
+        from agentgym_trainers.advantage import advantages
+
+        return advantages
     raise AttributeError(name)
 
 
@@ -26,6 +28,15 @@ def hf_policy(argument: str, **settings: Any) -> Any:
     return load_engine(argument, **settings)
 
 
+def ALGORITHMS() -> dict[str, dict[str, Any]]:  # noqa: N802  # an entry point read like a table
+    """The algorithms of this package, by name."""
+    from agentgym_trainers.algorithm import rows
+
+    return rows()
+
+
 def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table
-    """The primitives of published methods that the trainers have."""
-    return tomllib.loads(Path(__file__).with_name("recipes.toml").read_text())
+    """The primitives of published methods that the trainers have, and the methods that are algorithms."""
+    from agentgym_trainers.algorithm import methods
+
+    return methods()

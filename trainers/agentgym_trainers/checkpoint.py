@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agentgym.errors import CheckpointMismatch
 from agentgym_trainers.model import save_model
 
-VERSION = 2
+VERSION = 3
 LATE = "reward.state"
 
 
@@ -22,13 +22,17 @@ def folder_of(out: Path, step: int) -> Path:
 
 
 def save(
-    out: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, optimizer: torch.optim.Optimizer, extra: dict[str, Any], late: bytes = b""
+    out: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, optimizer: torch.optim.Optimizer, extra: dict[str, Any], late: bytes = b"",
+    learner: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint, whole or not at all: it counts once ``trainer.json`` is there. ``late`` is the state of the reward's late side."""
+    """Write a checkpoint, whole or not at all: it counts once ``trainer.json`` is there.
+
+    ``late`` is the state of the reward's late side, ``learner`` that of other roles than the policy.
+    """
     folder = folder_of(out, step)
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, tokenizer, folder)
-    torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "extra": extra}, folder / "trainer.pt")
+    torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "extra": extra, "learner": learner or {}}, folder / "trainer.pt")
     (folder / LATE).write_bytes(late)
     about = {"version": VERSION, "step": step, "architecture": type(model).__name__, "parameters": model.num_parameters(), "notes": extra.get("notes", {})}
     partial = folder / "trainer.json.part"
@@ -50,8 +54,8 @@ def latest(out: Path) -> tuple[int, Path] | None:
     return (int(whole[-1].parent.name.removeprefix("step-")), whole[-1].parent) if whole else None
 
 
-def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load what is not weights; return the extra state.
+def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Load what is not weights; return the extra state and that of the other roles.
 
     Raises:
         CheckpointMismatch: it is of another version or model.
@@ -64,5 +68,4 @@ def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimiz
     state = torch.load(folder / "trainer.pt", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    extra: dict[str, Any] = state["extra"]
-    return extra
+    return state["extra"], state["learner"]

@@ -15,8 +15,9 @@ from rich.table import Table
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.play import with_sandbox
 from agentgym.cli.screen import Screen
-from agentgym.errors import UsageError
-from agentgym.registry import load, resolve
+from agentgym.errors import UnknownName, UsageError
+from agentgym.registry import resolve
+from agentgym_trainers.algorithm import known
 from agentgym_trainers.config import Common, SftConfig, TrainConfig
 
 
@@ -54,7 +55,8 @@ def _options(config: Common) -> dict[str, Any]:
         raise UsageError("which environment? e.g. --env tools/desk-v0")
     resolve(config.env)
     if isinstance(config, TrainConfig):
-        load("algorithms", config.algo)
+        if config.algo not in (table := known()):
+            raise UnknownName("algorithm", config.algo, table)
     return with_sandbox(config.env, config.option, config.sandbox)
 
 

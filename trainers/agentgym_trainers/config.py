@@ -28,6 +28,7 @@ class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
     env: Annotated[str, _says("environment id, with or without version")] = ""
     model: Annotated[str, _says("a path or hub id of a causal LM, or tiny: a small one made on the spot")] = "tiny"
+    lora: Annotated[int, _says("train adapters of this rank and nothing else; 0: all weights", ge=0)] = 0
     split: Annotated[str, _says("split to train on")] = "train"
     eval_split: Annotated[str, _says("held-out split, evaluated greedily before and after")] = "dev"
     eval_tasks: Annotated[int, _says("tasks of each evaluation", ge=1)] = 100
@@ -38,27 +39,33 @@ class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):
     context: Annotated[int, _says("longest conversation in tokens", ge=16)] = 1024
     on_rewrite: Annotated[str, _says("for templates that rewrite history: refuse, or segment (each turn on its own)", pattern="^(refuse|segment)$")] = "refuse"
     threads: Annotated[int, _says("CPU threads of torch; 0 leaves torch's default", ge=0)] = 0
+    track: Annotated[str, _says("also write metrics to tensorboard, wandb or trackio", pattern="^(tensorboard|wandb|trackio)?$")] = ""
     out: Annotated[str, _says("run folder; default runs/<verb>-<date>")] = ""
 
 
 class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Train a policy by reinforcement learning: agentgym train --env tools/desk-v0 --option levels=1 --steps 20"""
 
-    algo: Annotated[str, _says("algorithm: a recipe of advantage, objective and aggregation")] = "grpo"
-    reward: Annotated[str, _says("reward spec of the environment")] = "outcome"
+    algo: Annotated[str, _says("algorithm: a recipe of named parts, see docs/training.md")] = "grpo"
+    set: Annotated[dict[str, Any], _says("settings of the algorithm as key=value, repeatable: kl=0.01, clip_high=0.28, weights.negative=0.5")] = {}
+    reward: Annotated[str, _says("reward spec of the environment; default the algorithm's, else outcome")] = ""
+    data: Annotated[str, _says("learn from the episodes of this run or bundle, and sample none")] = ""
     steps: Annotated[int, _says("reinforcement-learning updates", ge=0)] = 40
     groups: Annotated[int, _says("tasks per update", ge=1)] = 16
-    group_size: Annotated[int, _says("episodes per task", ge=2)] = 8
+    group_size: Annotated[int, _says("episodes per task", ge=1)] = 8
     updates: Annotated[int, _says("optimiser updates per collected batch: its episodes are dealt into that many parts", ge=1)] = 1
     lr: Annotated[float, _says("learning rate", gt=0)] = 3e-4
     lr_warmup: Annotated[int, _says("updates over which the learning rate rises to its value", ge=1)] = 10
     lr_final: Annotated[float, _says("share of the learning rate that is left at the last update; it falls linearly", ge=0, le=1)] = 1.0
     max_norm: Annotated[float, _says("largest norm of a gradient", gt=0)] = 1.0
-    kl: Annotated[float, _says("weight of the KL to the warm start", ge=0)] = 0.0
-    clip_low: Annotated[float, _says("lower clip of the ratio", gt=0)] = 0.2
-    clip_high: Annotated[float, _says("upper clip of the ratio", gt=0)] = 0.2
     temperature: Annotated[float, _says("sampling temperature", gt=0)] = 1.0
+    engine: Annotated[str, _says("what samples: transformers, or vllm", pattern="^(transformers|vllm)$")] = "transformers"
+    vllm_python: Annotated[str, _says("the Python of an environment that has vLLM, for --engine vllm")] = ""
+    staleness: Annotated[int, _says("how many updates older than the learner the sampling weights may be; 0: sample and learn in turn", ge=0)] = 0
+    stragglers: Annotated[str, _says("episodes that lag behind their batch: wait for them, carry them into the next, or cut them", pattern="^(wait|carry|cut)$")] = "wait"
     eval_every: Annotated[int, _says("updates between evaluations; 0: only before and after", ge=0)] = 0
+    stop_at: Annotated[float, _says("stop once held-out success reaches this", gt=0, le=1)] | None = None
+    patience: Annotated[int, _says("stop after so many evaluations without a new best; 0: never", ge=0)] = 0
     save_every: Annotated[int, _says("updates between checkpoints", ge=1)] = 20
     sampled_eval: Annotated[bool, _says("also evaluate at temperature 1, before and after")] = False
     resume: Annotated[str, _says("continue the run in this folder; every other flag is read from it")] = ""

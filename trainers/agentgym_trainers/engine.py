@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -66,6 +67,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
             read.append(kept.transpose(1, 2))
         return read[0], read[1]
 
+    def copy(self, source: np.ndarray[Any, Any], to: np.ndarray[Any, Any], reach: int) -> None:
+        """Give slots ``to`` the first ``reach`` positions of slots ``source``."""
+        for store in (*self.keys, *self.values):
+            store[torch.from_numpy(to).to(store.device), :reach] = store[torch.from_numpy(source).to(store.device), :reach]
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions are always given, so nothing asks for a common length."""
         return 0
@@ -82,8 +88,21 @@ class _Request:
     slot: int = -1
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
     wake: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Engine(Protocol):
+    """A policy that owns weights. ``sync`` makes it sample with a model's weights from now on, stamped with a version; ``close`` ends it."""
+
+    name: str
+    generated: int
+
+    async def act(self, conversation: Conversation, /) -> Completion: ...
+    async def score(self, conversation: Conversation, continuation: str, /) -> list[float]: ...
+    def sync(self, model: PreTrainedModel, version: str) -> None: ...
+    def close(self) -> None: ...
 
 
 class TransformersEngine:
@@ -107,15 +126,30 @@ class TransformersEngine:
         self.generated = 0
         self._cache, self._lengths = SlotCache(), np.zeros(0, dtype=np.int64)
         self._owner: dict[str, int] = {}
+        self._free: list[int] = []
         self._pending: list[_Request] = []
         self._active: list[_Request] = []
         self._driving = False
 
-    def renew(self, version: str) -> None:
-        """The weights have changed: forget every key and value, and stamp what comes with ``version``."""
+    def sync(self, model: PreTrainedModel, version: str) -> None:
+        """Sample with these weights (copied, unless they are the model's own) from now on, stamped with ``version``; forget every key and value.
+
+        What is being written goes on: its tokens so far are read again with the new weights.
+        """
+        if model is not self.model:
+            with torch.no_grad():
+                for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
+                    mine.copy_(theirs)
         self.version = version
-        self._owner.clear()
-        self._lengths = np.zeros(0, dtype=np.int64)
+        busy = {r.key: r.slot for r in self._active}
+        self._owner = {k: s for k, s in self._owner.items() if k in busy}
+        if not busy:
+            self._lengths = np.zeros(0, dtype=np.int64)
+        self._lengths[:] = 0
+        self._free = sorted(set(range(len(self._lengths))) - set(self._owner.values()))
+
+    def close(self) -> None:
+        """Nothing to end: the model is the caller's."""
 
     # The policy
 
@@ -134,7 +168,7 @@ class TransformersEngine:
         self.generated += n
         tokens = Tokens(
             new + request.ids, [0] * len(new) + [1] * n, [0.0] * len(new) + request.logprobs,
-            {"temperature": self.temperature}, [(self.version, n)], self._segment(conversation),
+            {"temperature": self.temperature}, _runs(request.versions), self._segment(conversation),
         )  # fmt: skip
         return Completion(self.renderer.parse(request.ids)["content"], tokens, request.finish or "stop", {"completion_tokens": n})
 
@@ -187,32 +221,54 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _forward(self) -> None:
-        """One forward: the prompts of those who wait, if enough do; else one more token of everyone."""
+        """One forward: the prompts of those who wait, if enough do; else one more token of everyone.
+
+        Of conversations that wait with the same prompt (a group's) one is computed, and its keys and values are copied to the others.
+        """
         if self._pending and len(self._pending) * 4 >= len(self._active):
             batch, self._pending = self._pending, []
-            chunks = [self._admit(r, batch) for r in batch]
+            for request in batch:
+                self._admit(request, batch)
+            leader = self._leaders(batch)
             self._active += batch
         else:
             batch = self._active
-            chunks = [r.ids[-1:] for r in batch]
-        logits = self._logits(batch, chunks)
+            leader = np.arange(len(batch))
+        heads = np.flatnonzero(leader == np.arange(len(batch)))
+        leading = [batch[i] for i in heads]
+        logits = self._logits(leading, [_unread(r, int(self._lengths[r.slot])) for r in leading])
+        if len(heads) < len(batch):
+            self._copy(batch, leader)
+            logits = logits[torch.from_numpy(np.searchsorted(heads, leader)).to(logits.device)]
         self._sample(batch, logits)
         self._active = [r for r in self._active if r.finish is None]
 
-    def _admit(self, request: _Request, batch: list[_Request]) -> list[int]:
-        """Give a slot; return the part of the prompt whose keys it does not hold yet."""
+    def _leaders(self, batch: list[_Request]) -> np.ndarray[Any, Any]:
+        """For each the first with the same prompt, where nothing of it has been read yet; itself otherwise."""
+        seen: dict[tuple[int, ...], int] = {}
+        return np.array([seen.setdefault(tuple(r.prompt), i) if not self._lengths[r.slot] else i for i, r in enumerate(batch)])
+
+    def _copy(self, batch: list[_Request], leader: np.ndarray[Any, Any]) -> None:
+        followers = np.flatnonzero(leader != np.arange(len(batch)))
+        to = np.array([batch[i].slot for i in followers])
+        source = np.array([batch[leader[i]].slot for i in followers])
+        self._cache.copy(source, to, int(self._lengths[source].max()))
+        self._lengths[to] = self._lengths[source]
+
+    def _admit(self, request: _Request, batch: list[_Request]) -> None:
+        """Give a slot; keep what it holds of the prompt's keys already."""
         slot = self._owner.pop(request.key, -1)
         if slot < 0:
             slot = self._free_slot(batch)
             self._lengths[slot] = 0
         self._owner[request.key], request.slot = slot, slot
-        held = int(min(self._lengths[slot], len(request.prompt) - 1))
-        self._lengths[slot] = held
+        self._lengths[slot] = int(min(self._lengths[slot], len(request.prompt) - 1))
         self._cache.grow(-(-len(self._lengths) // 32) * 32, -(-(len(request.prompt) + request.limit) // 64) * 64)
-        return request.prompt[held:]
 
     def _free_slot(self, batch: list[_Request]) -> int:
         """A slot nobody has; beyond ``KEPT`` of them, that of the conversation that has waited longest (it is computed again if it comes back)."""
+        if self._free:
+            return self._free.pop(0)
         if len(self._lengths) >= KEPT:
             busy = {r.slot for r in (*self._active, *batch)}
             idle = next((key for key, slot in self._owner.items() if slot not in busy), None)
@@ -261,12 +317,24 @@ class TransformersEngine:
         for request, token, value in zip(batch, chosen.tolist(), picked, strict=True):
             request.ids.append(token)
             request.logprobs.append(value)
+            request.versions.append(self.version)
             if token in self.renderer.stop_ids:
                 request.finish = "stop"
             elif len(request.ids) >= request.limit:
                 request.finish = "length"
             if request.finish:
                 request.wake.set()
+
+
+def _unread(request: _Request, held: int) -> list[int]:
+    """What a request's slot has not read yet: the last token, or more after new weights."""
+    n = len(request.prompt)
+    return request.ids[held - n :] if held >= n else request.prompt[held:] + request.ids
+
+
+def _runs(versions: list[str]) -> list[tuple[str, int]]:
+    """Versions of single tokens as runs."""
+    return [(version, len(list(same))) for version, same in groupby(versions)]
 
 
 def load_engine(

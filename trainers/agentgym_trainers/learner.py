@@ -1,106 +1,365 @@
-"""One gradient step from a batch of streams: forward, loss, backward, clip, update."""
+"""A run's learning side: episodes → what they were paid → streams → one or more updates of the policy and the other roles."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agentgym_trainers.losses import kl_penalty, objective_loss
-from agentgym_trainers.streams import Batch
+from agentgym.core import AgentEnv
+from agentgym.episode import Episode
+from agentgym.errors import TrainingStopped
+from agentgym.rewards import groups
+from agentgym_trainers.advantage import ADVANTAGES, streams
+from agentgym_trainers.algorithm import Algorithm, options_of, parts
+from agentgym_trainers.paid import Paid, paid, reward_stream, spread
+from agentgym_trainers.regulariser import EntropyBand, Occupancy, charged, corrected, kl_cost, pass_rate, reweighted, weights_of
+from agentgym_trainers.renderer import ChatRenderer
+from agentgym_trainers.rewrite import retold
+from agentgym_trainers.roles import Critic, Process, Reference, RewardModel, Role
+from agentgym_trainers.sampler import pairs_of
+from agentgym_trainers.streams import Batch, first, make_batch, summed, weigh
+from agentgym_trainers.update import Part, gradient, score, update
 
-MICRO_TOKENS = 8192
-
-
-def micro_batches(batch: Batch, tokens: int = MICRO_TOKENS) -> Iterator[Tensor]:
-    """Indices of whole segments, longest first, at most ``tokens`` padded positions each; a fixed order."""
-    order_N = torch.argsort(batch.segment_N, stable=True)
-    sizes = torch.bincount(batch.segment_N).tolist()
-    pieces = [p for p in torch.split(order_N, sizes) if len(p)]
-    chosen: list[Tensor] = []
-    for piece in sorted(pieces, key=len, reverse=True):
-        if chosen and len(chosen[0]) * (len(chosen) + 1) > tokens:
-            yield torch.cat(chosen)
-            chosen = []
-        chosen.append(piece)
-    if chosen:
-        yield torch.cat(chosen)
+BAD_STEPS = 3
+"""So many updates in a row that are not finite stop a run."""
 
 
-def forward(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy of each sampled token of whole segments, at its temperature; 0 elsewhere.
+@dataclass(frozen=True)
+class Pace:
+    """How an update is made: optimiser updates per batch, learning rate now, largest gradient norm, longest action, share of the run done."""
 
-    Returns:
-        ``logp_N`` with gradient, ``entropy_N`` without.
-    """
-    device = model.device
-    _, row_N = torch.unique(batch.segment_N, return_inverse=True)
-    shape = (int(row_N.max()) + 1, int(batch.position_N.max()) + 1)
-    ids_BT, real_BT = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    ids_BT[row_N, batch.position_N], real_BT[row_N, batch.position_N] = batch.ids_N, 1
-    hidden_BTH = model.get_decoder()(input_ids=ids_BT.to(device), attention_mask=real_BT.to(device)).last_hidden_state
-    at_M = torch.nonzero((batch.mask_N > 0) & (batch.position_N > 0))[:, 0]
-    logits_MV = model.get_output_embeddings()(hidden_BTH[row_N[at_M].to(device), (batch.position_N[at_M] - 1).to(device)]).float()
-    logp_MV = torch.log_softmax(logits_MV / batch.temperature_N[at_M].to(device)[:, None], dim=-1)
-    chosen_M = logp_MV.gather(-1, batch.ids_N[at_M].to(device)[:, None])[:, 0]
-    with torch.no_grad():
-        entropy_M = -(logp_MV.exp() * logp_MV).sum(-1)
-    zero_N = torch.zeros(len(batch), device=device)
-    return zero_N.index_put((at_M.to(device),), chosen_M), zero_N.index_put((at_M.to(device),), entropy_M)
+    updates: int = 1
+    lr: float = 1e-4
+    max_norm: float = 1.0
+    longest: int = 64
+    done: float = 0.0
+    version: int = 0
 
 
-def score(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Log-probabilities ``[N]`` under a model, without gradient: a role's score."""
-    out_N = torch.zeros(len(batch))
-    with torch.no_grad():
-        for index_M in micro_batches(batch):
-            out_N[index_M] = forward(model, batch.take(index_M))[0].float().cpu()
-    return out_N
+class Learner:
+    """Everything that learns, and what it must remember. ``demonstrate`` gives oracle episodes with tokens, for auxiliary losses."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        optimizer: torch.optim.Optimizer,
+        renderer: ChatRenderer,
+        env: AgentEnv,
+        algorithm: Algorithm,
+        demonstrate: Callable[[int], list[Episode]] | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.renderer, self.env, self.algorithm = model, optimizer, renderer, env, algorithm
+        self.demonstrate = demonstrate
+        self.chosen = parts(algorithm)
+        self.restart()
+
+    def restart(self) -> None:
+        """Make every role from the policy as it is now, and forget what was learned beside it."""
+        algorithm, model = self.algorithm, self.model
+        self.roles: dict[str, Role] = {}
+        if algorithm.kl or algorithm.auxiliary.get("stay") or algorithm.guide or algorithm.confidence or self._against_reference:
+            self.roles["reference"] = Reference(model, algorithm.refresh)
+        if ADVANTAGES[algorithm.advantage].values:
+            self.roles["value"] = Critic(model, **options_of(algorithm, Critic))
+        made: dict[str, Callable[[PreTrainedModel], Role]] = {"process": Process, "reward_model": RewardModel}
+        self.roles |= {name: made[name](model) for name in algorithm.roles}
+        self.band = EntropyBand(**options_of(algorithm, EntropyBand)) if algorithm.band else None
+        self.occupancy = Occupancy() if algorithm.occupancy else None
+        self.mix = algorithm.auxiliary.get("imitation", 0.0)
+        self.bad = 0
+
+    @property
+    def _against_reference(self) -> bool:
+        a = self.algorithm
+        return a.objective == "preference" and a.options.get("against", "reference") == "reference"
+
+    # One step
+
+    def learn(self, episodes: Sequence[Episode], pace: Pace) -> dict[str, float]:
+        """Update on the episodes of one step. Returns what was measured.
+
+        Raises:
+            TrainingStopped: the third update in a row whose loss or gradient is not finite.
+        """
+        ledger = paid(episodes, self.env.reward, self.renderer.tokenizer.decode)
+        row = _summary(episodes, ledger)
+        keep = np.flatnonzero(~np.isnan(ledger.whole_B))
+        if self.occupancy is not None and len(keep):
+            ledger = self._charge_states([episodes[i] for i in range(len(episodes))], ledger, row)
+        made = self.batch([episodes[i] for i in keep], ledger.take(keep), pace)
+        if made is None:
+            return {**row, "trained": 0.0}
+        batch, whole = made
+        row["trained"] = len(torch.unique(batch.episode_N)) / len(episodes)
+        age_N = (pace.version - whole.version_N[(whole.mask_N > 0) & (whole.version_N >= 0)]).clamp(min=0).float()
+        row |= {"staleness": float(age_N.mean()), "staleness_max": float(age_N.max())} if len(age_N) else {}
+        for group in self.optimizer.param_groups:
+            group["lr"] = pace.lr
+        rows = []
+        unit_N = batch.pair_N if self.algorithm.pairs else batch.episode_N
+        for k in range(pace.updates):
+            index_M = torch.nonzero(unit_N % pace.updates == k)[:, 0]
+            if len(index_M) or self.algorithm.auxiliary:
+                rows.append(self._step(batch.take(index_M), pace, len(episodes)))
+        learned = {name: sum(r[name] for r in rows) / len(rows) for name in (rows[0] if rows else ())}
+        for role in self.roles.values():
+            learned |= role.update(whole)
+        row["tokens_trained"] = float(batch.mask_N.sum())
+        return {**row, **learned}
+
+    def _step(self, batch: Batch, pace: Pace, count: int) -> dict[str, float]:
+        """One optimiser update of the policy."""
+        main = Part(
+            batch, self.algorithm.objective, options_of(self.algorithm, self.chosen["objective"]), float(pace.updates),
+            self.algorithm.kl if self.algorithm.kl_in == "loss" else 0.0, self.algorithm.divergence, self.algorithm.entropy,
+            self.band.now(pace.done) if self.band else None,
+        )  # fmt: skip
+        summands = [main, *self._auxiliary(count)]
+        if self.algorithm.mix:
+            self._learn_mix(main, summands[1])
+            summands[:2] = [replace(main, scale=main.scale * (1 - self.mix)), replace(summands[1], scale=self.mix)]
+        row = update(self.model, self.optimizer, summands, max_norm=pace.max_norm)
+        if self.band is not None:
+            self.band.learn(row["entropy_by_turn"])
+        self.bad = self.bad + 1 if row["skipped"] else 0
+        if self.bad >= BAD_STEPS:
+            raise TrainingStopped(f"{BAD_STEPS} updates in a row were not finite; lower --lr, or look at the episodes of this step")
+        return {**row, **({"mix": self.mix} if self.algorithm.mix else {})}
+
+    def _auxiliary(self, count: int) -> list[Part]:
+        """The further losses, on oracle episodes."""
+        wanted = {k: w for k, w in self.algorithm.auxiliary.items() if w}
+        if not wanted:
+            return []
+        assert self.demonstrate is not None
+        shown = self.demonstrate(max(2, count // 4))
+        made = []
+        for name in ("imitation", "next_token", "stay"):
+            if name not in wanted:
+                continue
+            batch = make_batch(shown, [1.0] * len(shown), "token")
+            if name == "next_token":
+                batch = weigh(replace(batch, mask_N=torch.ones_like(batch.mask_N)), "token")
+            if name == "stay":
+                batch = replace(batch.having(reference=self.roles["reference"].score(batch)), advantage_N=torch.zeros_like(batch.advantage_N))
+            made.append(Part(batch, "reinforce", scale=1.0 if name == "stay" else wanted[name], kl=wanted[name] if name == "stay" else 0.0))
+        return made
+
+    def _learn_mix(self, main: Part, imitation: Part) -> None:
+        """Move the share of imitation by what one step of either loss would do to the return on the other half of the batch (a meta-gradient).
+
+        Source: "AMFT: Aligning LLM Reasoners by Meta-Learning the Optimal Imitation-Exploration Balance"; one step and cosines are ours.
+        """
+        odd_N = main.batch.episode_N % 2 == 1
+        halves = [replace(main, batch=main.batch.take(torch.nonzero(half_N)[:, 0])) for half_N in (odd_N, ~odd_N)]
+        if any(not len(h.batch) for h in halves):
+            return
+        ahead, explore, imitate = (gradient(self.model, [p]) for p in (halves[0], halves[1], imitation))
+        self.mix = moved_mix(self.mix, self.algorithm.mix, ahead, explore, imitate)
+
+    # From episodes to a batch
+
+    def batch(self, episodes: list[Episode], ledger: Paid, pace: Pace) -> tuple[Batch, Batch] | None:
+        """The policy's batch (it may be empty), and the whole one that other roles learn from; None where no episode may teach anything."""
+        if not episodes:
+            return None
+        a = self.algorithm
+        whole = make_batch(episodes, [0.0] * len(episodes), "sequence" if a.aggregation == "pair" else a.aggregation, constant=pace.longest)
+        whole = self._scored(whole, [e.success for e in episodes])
+        ledger = self._process_terms(whole, ledger)
+        if a.kl and a.kl_in == "reward":
+            whole = kl_cost(whole, a.kl, a.divergence)
+            if not ADVANTAGES[a.advantage].values:
+                ledger = charged(ledger, _by_turn(whole, whole.scored["kl_cost"], ledger))
+        if a.pairs:
+            return self._pairs(episodes, ledger) or whole.take(torch.zeros(0, dtype=torch.long)), whole
+        advantage_N, return_N = streams(a.advantage, whole, ledger, **options_of(a, self.chosen["advantage"]))
+        whole = replace(whole, advantage_N=advantage_N, return_N=return_N)
+        whole = whole.having(rate=spread(whole, pass_rate(ledger)[:, None]), reward=reward_stream(whole, ledger))
+        if a.correction:
+            whole = corrected(whole.having(proximal=score(self.model, whole)), a.correction, float(a.options.get("correction_most", 2.0)))
+        whole = reweighted(whole, weights_of(a.weights), ledger, pace.version)
+        return whole.take(torch.nonzero(self._used(whole))[:, 0]), whole
+
+    def _used(self, batch: Batch) -> Tensor:
+        """The tokens of episodes that move anything; groups whose advantages are all 0 need no forward."""
+        if self.algorithm.entropy or self.algorithm.kl or self.algorithm.objective in ("bellman", "weighted", "negative_aware"):
+            moves_N = batch.weight_N.abs() + self.algorithm.entropy + self.algorithm.kl
+        else:
+            moves_N = (batch.advantage_N * batch.weight_N).abs()
+        return summed(moves_N * batch.mask_N, batch.episode_N) > 1e-9
+
+    def _scored(self, batch: Batch, success: list[bool]) -> Batch:
+        """Every role's stream beside it, and each episode's outcome."""
+        batch = batch.having(outcome=torch.tensor(success).float()[batch.episode_N], share=torch.full((len(batch),), 1 / len(success)))
+        for name, role in self.roles.items():
+            batch = batch.having(**{name: role.score(batch)})
+        return batch
+
+    def _process_terms(self, batch: Batch, ledger: Paid) -> Paid:
+        """What learned roles pay: an implicit reward to each turn, a reward model's number to the episode."""
+        if "process" in self.roles:
+            ledger = charged(ledger, -_by_turn(batch, batch.scored["process"], ledger))
+        if "reward_model" in self.roles:
+            paid_BT = _by_turn(batch, batch.scored["reward_model"], ledger)
+            ledger = replace(ledger, whole_B=ledger.whole_B + np.nansum(paid_BT, axis=1))
+        return ledger
+
+    def _charge_states(self, episodes: list[Episode], ledger: Paid, row: dict[str, float]) -> Paid:
+        """Pay for states that the starting policy met less often; the first batch is the starting policy's."""
+        assert self.occupancy is not None
+        anchors = [[e.start_anchor, *(t.anchor for t in e.turns[:-1])] for e in episodes]
+        if not self.occupancy.base:
+            self.occupancy.learn(anchors)
+        row["chi2"] = self.occupancy.divergence(anchors)
+        return charged(ledger, self.occupancy.cost(anchors, ledger.turn_BT.shape[1], self.algorithm.occupancy))
+
+    # Pairs
+
+    def _pairs(self, episodes: list[Episode], ledger: Paid) -> Batch | None:
+        """A batch of pairs: preferred and other, one after the other."""
+        a, by_id = self.algorithm, {id(e): i for i, e in enumerate(episodes)}
+        grouped: dict[int, list[Episode]] = {}
+        for episode, g in zip(episodes, ledger.group_B, strict=True):
+            grouped.setdefault(int(g), []).append(episode)
+        found = [p for group in grouped.values() for p in pairs_of(group, a.pairs, float(a.options.get("gap", 1e-9)))]  # type: ignore[arg-type]  # "" never comes here
+        if not found:
+            return None
+        flat = [e for pair in found for e in pair]
+        returns = [float(ledger.total_B[by_id[id(e)]]) for e in flat]
+        if a.condition:
+            flat, returns = self._conditioned(found, returns)
+        batch = make_batch(flat, [1.0 if i % 2 == 0 else -1.0 for i in range(len(flat))], "pair", pairs=[i // 2 for i in range(len(flat))])
+        batch = replace(batch, return_N=torch.tensor(returns)[batch.episode_N])
+        if "reference" in self.roles:
+            batch = batch.having(reference=self.roles["reference"].score(batch))
+        if a.guide:
+            batch = batch.having(guide=self._guide(batch, flat))
+        if a.confidence:
+            batch = batch.having(confidence=self._confidence(batch))
+        weights = weights_of(a.weights)
+        return reweighted(batch, weights, Paid.of(np.array(returns), np.arange(len(flat))), 0) if weights.margin else batch
+
+    def _conditioned(self, pairs: list[tuple[Episode, Episode]], returns: list[float]) -> tuple[list[Episode], list[float]]:
+        """Each pair twice: under the better score the better one is preferred, under the worse score the worse one."""
+        tools, flat, values = [t.spec for t in self.env.tools.values()], [], []
+        for k, (good, bad) in enumerate(pairs):
+            for first_, other in (((good, returns[2 * k]), (bad, returns[2 * k + 1])), ((bad, returns[2 * k + 1]), (good, returns[2 * k]))):
+                for episode, value in (first_, other):
+                    flat.append(retold(episode, self.renderer, tools, score_text(first_[1])))
+                    values.append(value)
+        return flat, values
+
+    def _guide(self, batch: Batch, episodes: list[Episode]) -> Tensor:
+        """Weights of a pair's tokens, 1 on average over each episode's sampled tokens, 0 on observations.
+
+        ``reference``: more where the reference was unsure. ``implicit``: more where the policy has moved from it. ``contrast``: by how much
+        more likely a token is told to do well than told to fail. Sources: "SparsePO: Controlling Preference Alignment of LLMs via Sparse Token
+        Masks", "TGDPO: Harnessing Token-Level Reward Guidance for Enhancing Direct Preference Optimization", "T-REG: Preference Optimization
+        with Token-Level Reward Regularization". The functions are ours.
+        """
+        kind, reference_N = self.algorithm.guide, batch.scored["reference"]
+        if kind == "reference":
+            raw_N = 1 - torch.exp(reference_N)
+        elif kind == "implicit":
+            raw_N = torch.sigmoid((score(self.model, batch) - reference_N) * torch.where(batch.advantage_N > 0, 1.0, -1.0))
+        else:
+            raw_N = torch.sigmoid(self._contrast(episodes) * torch.where(batch.advantage_N > 0, 1.0, -1.0))
+        return normalised_guide(raw_N, batch)
+
+    def _contrast(self, episodes: list[Episode]) -> Tensor:
+        """log p of each sampled token told to do well, minus told to fail, in the order of the batch's tokens."""
+        tools, found = [t.spec for t in self.env.tools.values()], []
+        for text in (score_text(1.0), score_text(0.0)):
+            again = make_batch([retold(e, self.renderer, tools, text) for e in episodes], [0.0] * len(episodes))
+            found.append(score(self.model, again)[again.mask_N > 0])
+        plain = make_batch(episodes, [0.0] * len(episodes))
+        return torch.zeros(len(plain)).masked_scatter(plain.mask_N > 0, found[0] - found[1])
+
+    def _confidence(self, batch: Batch) -> Tensor:
+        """How sure each pair is, from the policy's own implicit reward (log π − log reference), in [0, 1].
+
+        ``ranking``: the share of its group's pairs that the implicit reward orders alike; ``agreement``: 1 if it orders this pair alike, else 0;
+        a tie agrees. Sources: "CREAM: Consistency Regularized Self-Rewarding Language Models", "Self-Consistency of the Internal Reward Models
+        Improves Self-Rewarding Language Models".
+        """
+        implicit_N = (score(self.model, batch) - batch.scored["reference"]) * batch.mask_N
+        gap_N = summed(torch.where(batch.advantage_N > 0, 1.0, -1.0) * implicit_N, batch.pair_N)
+        agrees_N = (gap_N >= -1e-6).float()
+        if self.algorithm.confidence == "agreement":
+            return agrees_N
+        once_N = first(batch.pair_N)
+        return summed(agrees_N * once_N, batch.group_N) / summed(once_N, batch.group_N).clamp(min=1)
+
+    # What a checkpoint keeps
+
+    def state(self) -> dict[str, Any]:
+        """Everything beside the policy and its optimiser."""
+        return {
+            "roles": {name: role.state() for name, role in self.roles.items()}, "mix": self.mix, "bad": self.bad,
+            "band": self.band.history if self.band else [], "base": dict(self.occupancy.base) if self.occupancy else {},
+        }  # fmt: skip
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        for name, role in self.roles.items():
+            role.load_state(state["roles"][name])
+        self.mix, self.bad = state["mix"], state["bad"]
+        if self.band is not None:
+            self.band.history = list(state["band"])
+        if self.occupancy is not None:
+            self.occupancy.base.update(state["base"])
 
 
-def make_optimizer(model: PreTrainedModel, lr: float) -> torch.optim.AdamW:
-    """AdamW with the settings usual for policy gradients: no weight decay."""
-    return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+def score_text(value: float) -> str:
+    """How a score is told in a prompt."""
+    return f"Quality: {round(10 * min(1.0, max(0.0, value)))} of 10."
 
 
-def update(
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    objective: str,
-    *,
-    kl: float = 0.0,
-    max_norm: float = 1.0,
-    options: Mapping[str, Any] | None = None,
-) -> dict[str, float]:
-    """One optimiser step on Σ weight · objective + kl · Σ kl_weight · k3(reference). Returns metrics of the step.
+def moved_mix(mix: float, rate: float, ahead: Tensor, explore: Tensor, imitate: Tensor) -> float:
+    """The share of imitation after one step of its controller, in [0, 1]: up if imitation's gradient serves the return better than exploring's."""
 
-    A loss or gradient that is not finite skips the step, and the metrics say ``skipped`` 1.
-    """
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    totals = {"loss": 0.0, "entropy": 0.0, "mismatch": 0.0, "clipped": 0.0, "kl": 0.0}
-    sampled = float(batch.mask_N.sum()) or 1.0
-    for index_M in micro_batches(batch):
-        micro = batch.take(index_M)
-        logp_N, entropy_N = (x.cpu() for x in forward(model, micro))
-        loss = objective_loss(objective, logp_N, micro, **(options or {}))
-        if kl and "reference" in micro.scored:
-            penalty = (micro.kl_weight_N * kl_penalty(logp_N, micro.scored["reference"])).sum()
-            totals["kl"] += penalty.item()
-            loss = loss + kl * penalty
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        gap_N = (logp_N.detach() - micro.behaviour_logp_N) * micro.mask_N
-        totals["loss"] += loss.item()
-        totals["entropy"] += float((entropy_N * micro.mask_N).sum()) / sampled
-        totals["mismatch"] += float(gap_N.abs().sum()) / sampled
-        totals["clipped"] += float((((gap_N.exp() - 1).abs() > 0.2) * micro.mask_N).sum()) / sampled
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
-    finite = math.isfinite(norm) and math.isfinite(totals["loss"])
-    if finite:
-        optimizer.step()
-    return {**totals, "grad_norm": norm, "skipped": float(not finite)}
+    def agrees(x: Tensor) -> float:
+        scale = float(ahead.norm() * x.norm())
+        return float(ahead @ x) / scale if scale > 0 and math.isfinite(scale) else 0.0
+
+    return min(1.0, max(0.0, mix + rate * (agrees(imitate) - agrees(explore))))
+
+
+def normalised_guide(raw_N: Tensor, batch: Batch) -> Tensor:
+    """Weights with mean 1 over the sampled tokens of each episode, and 0 elsewhere."""
+    raw_N = raw_N.clamp(min=1e-6) * batch.mask_N
+    return raw_N * summed(batch.mask_N, batch.episode_N) / summed(raw_N, batch.episode_N).clamp(min=1e-9)
+
+
+def _by_turn(batch: Batch, x_N: Tensor, ledger: Paid) -> Any:
+    """``[B, T]``: the sum of a stream over each turn's tokens."""
+    from agentgym_trainers.streams import turn_of
+
+    out_BT = np.zeros(ledger.turn_BT.shape)
+    np.add.at(out_BT, (batch.episode_N.numpy(), turn_of(batch).numpy()), x_N.double().numpy())
+    return out_BT
+
+
+def _summary(episodes: Sequence[Episode], ledger: Paid) -> dict[str, float]:
+    """What the episodes of a step were like: reward, its terms by source, success, length."""
+    n, total_B = len(episodes), ledger.total_B
+    known_B = ~np.isnan(total_B)
+    deviation = groups.std(total_B, ledger.group_B)
+    return {
+        "reward": float(total_B[known_B].mean()) if known_B.any() else 0.0,
+        "reward_std": float(np.nanmean(deviation)) if (~np.isnan(deviation)).any() else 0.0,
+        "success": sum(e.success for e in episodes) / max(1, sum(e.status == "valid" for e in episodes)),
+        "invalid": sum(e.status != "valid" for e in episodes) / max(1, n), "unpaid": float((~known_B).mean()) if n else 0.0,
+        "turns": sum(len(e.turns) for e in episodes) / max(1, n),
+        **{f"term:{name}": float(x_B[known_B].mean()) if known_B.any() else 0.0 for name, x_B in ledger.source_B.items()},
+    }  # fmt: skip
+
+

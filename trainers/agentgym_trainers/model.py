@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from agentgym.errors import UsageError
+from agentgym.errors import MissingExtra, UsageError
 from agentgym.messages import CLOSE, OPEN
 
 disable_progress_bar()  # a run shows its own progress
@@ -79,7 +79,50 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, seed: int, *, hidden: int = 1
         return Qwen3ForCausalLM(Qwen3Config(**config)).float()
 
 
+ADAPTER = "adapter"
+"""The folder, inside a checkpoint, of the adapters that were trained; the checkpoint's own weights have them merged in."""
+
+
+def adapted(model: PreTrainedModel, rank: int, start: Path | None = None) -> PreTrainedModel:
+    """The model with LoRA adapters on all its linear layers, nothing else of it trainable; those of the checkpoint ``start`` if given.
+
+    Raises:
+        MissingExtra: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, PeftModel, get_peft_model
+    except ImportError:
+        raise MissingExtra("peft", "pip install 'agentgym-trainers[lora]'") from None
+    if start is not None and (start / ADAPTER).is_dir():
+        wrapped: PreTrainedModel = PeftModel.from_pretrained(model, start / ADAPTER, is_trainable=True)
+        return wrapped
+    fresh: PreTrainedModel = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return fresh
+
+
+def plain(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The weights of the causal LM that a model is, adapters merged in, by the names of its own architecture."""
+    if not hasattr(model, "peft_config"):
+        return dict(model.state_dict())
+    merged = {}
+    modules = dict(model.base_model.model.named_modules())
+    for key, value in model.base_model.model.state_dict().items():
+        name = key.replace(".base_layer", "")
+        if ".lora_" in key:
+            continue
+        owner = modules.get(key.rpartition(".base_layer.")[0]) if ".base_layer." in key else None
+        merged[name] = value + owner.get_delta_weight("default") if owner is not None and key.endswith("weight") else value
+    return merged
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A Hugging Face folder with safetensors."""
-    model.save_pretrained(folder, safe_serialization=True)
+    """A Hugging Face folder with safetensors, adapters merged in; those are kept apart too."""
+    if hasattr(model, "peft_config"):
+        bare = model.base_model.model.config
+        empty: PreTrainedModel = type(model.base_model.model)(bare)
+        empty.load_state_dict(plain(model))
+        empty.save_pretrained(folder, safe_serialization=True)
+        model.save_pretrained(folder / ADAPTER)
+    else:
+        model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

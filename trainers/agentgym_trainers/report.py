@@ -16,7 +16,7 @@ import msgspec
 from agentgym.episode import Episode, read_episodes
 from agentgym.evaluation.report import STYLE
 from agentgym.evaluation.transcript import transcript
-from agentgym_trainers.train import TrainResult
+from agentgym_trainers.run import TrainResult
 
 
 def write_report(result: TrainResult) -> Path:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode, Tokens
 from agentgym.messages import assistant_message
-from agentgym_trainers.learner import update
+from agentgym_trainers.update import Part, update
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import make_batch
 
@@ -74,5 +74,5 @@ def warm_start(
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 10)
         batch = make_batch([made[t] for t in chosen], [1.0] * batch_size, "token")
-        if on_step(step, update(model, optimizer, batch, "reinforce")):
+        if on_step(step, update(model, optimizer, [Part(batch, "reinforce")])):
             return
