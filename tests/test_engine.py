@@ -4,8 +4,8 @@ import anyio
 import pytest
 import torch
 from agentgym_trainers.engine import TransformersEngine
-from agentgym_trainers.learner import score
 from agentgym_trainers.streams import make_batch
+from agentgym_trainers.update import score
 from tiny import model, renderer, tokenizer
 
 from agentgym import make
@@ -100,7 +100,7 @@ def test_new_weights_forget_old_keys_and_stamp_a_version():
     engine = TransformersEngine(network, made, temperature=0, max_tokens=8)
     first = together(engine, [asked(1)])[0]
     network.load_state_dict(model(7).state_dict())
-    engine.renew("1")
+    engine.sync(network, "1")
     fresh = together(TransformersEngine(model(7), made, temperature=0, max_tokens=8), [asked(1)])[0]
     second = together(engine, [asked(1)])[0]
     assert second.tokens.logprobs == pytest.approx(fresh.tokens.logprobs, abs=1e-5)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agentgym_trainers import advantages, policy_loss
-from agentgym_trainers.losses import ADVANTAGES
+from agentgym_trainers.advantage import ADVANTAGES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +60,7 @@ def test_group_advantages_are_the_papers():
     assert advantages("rloo", rewards, group)[0].item() == pytest.approx(1 - 1 / 3)
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", [n for n, a in ADVANTAGES.items() if not a.values])
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=6), st.lists(st.integers(0, 6), max_size=4))
 def test_invalid_episodes_move_nobody(name, rewards, places):
     values, marks = list(rewards), [False] * len(rewards)

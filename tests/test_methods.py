@@ -25,7 +25,7 @@ from agentgym.rewards.spec import OPS, late_names, per_episode
 from agentgym.rewards.table import Table
 from agentgym.verdict import StopReason, Verdict
 
-ROWS = {row["id"]: row for row in known_methods()}
+ROWS = {row["id"]: row for row in known_methods() if "algo" not in row}
 SPECS = {id: load(row["recipe"]) for id, row in ROWS.items()}
 ORDERS = tomllib.loads(Path(__file__).with_name("orders.toml").read_text())
 OWED = {

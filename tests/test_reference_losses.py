@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from agentgym_trainers import advantages, policy_loss
-from agentgym_trainers.losses import discounted, gae, kl_penalty, value_loss, whiten
+from agentgym_trainers.advantage import discounted, gae, whiten
+from agentgym_trainers.objective import kl_penalty
+from agentgym_trainers.roles import value_loss
 
 KNOWN = {k: torch.from_numpy(v) if v.ndim else torch.tensor(v) for k, v in np.load(Path(__file__).with_name("reference_losses.npz")).items()}
 LOGP, OLD, REF, MASK = (KNOWN[f"in_{k}"] for k in ("logp", "old_logp", "ref_logp", "mask"))
@@ -107,5 +109,5 @@ def test_tapered_off_policy_never_pushes_a_bad_token_harder_than_it_is_likely():
     logp = torch.log(torch.tensor([[0.9, 0.1, 0.9, 0.1]], dtype=torch.float64)).requires_grad_()
     old = torch.log(torch.full((1, 4), 0.5, dtype=torch.float64))
     sign = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
-    policy_loss("topr", logp, old, sign, torch.ones(1, 4), aggregation="constant", constant=1).backward()
+    policy_loss("topr", logp, old, sign, torch.ones(1, 4), aggregation="constant", constant=1, ratio="token").backward()
     assert torch.allclose(logp.grad, torch.tensor([[-1.0, -1.0, 1.0, 0.2]], dtype=torch.float64))

@@ -4,16 +4,18 @@ import math
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from agentgym_trainers import checkpoint
 from agentgym_trainers.config import SftConfig, TrainConfig
-from agentgym_trainers.learner import make_optimizer, update
 from agentgym_trainers.model import save_model
+from agentgym_trainers.paid import paid
 from agentgym_trainers.report import write_report
 from agentgym_trainers.streams import make_batch
 from agentgym_trainers.supervised import oracle_episode, tokenize
-from agentgym_trainers.train import rewards_of, sft, train
+from agentgym_trainers.train import sft, train
+from agentgym_trainers.update import Part, make_optimizer, update
 from tiny import model, renderer, tokenizer
 
 from agentgym.episode import read_episodes
@@ -35,7 +37,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("reward", ["stepwise", "intrinsic"])
 def test_a_run_that_is_killed_resumes_bit_for_bit(tmp_path, reward):
-    config = {**SMALL, "reward": reward, "steps": 4, "save_every": 2, "kl": 0.01}
+    config = {**SMALL, "reward": reward, "steps": 4, "save_every": 2, "set": {"kl": 0.01}}
     whole = train(TrainConfig(**config, out=str(tmp_path / "whole")), quiet)
 
     def stop(phase, row):
@@ -102,7 +104,7 @@ def test_a_loss_that_is_not_finite_skips_the_step(desk):
     network = model()
     batch = make_batch([tokenize(oracle_episode(desk, "set_status.train.0"), renderer(), desk)], [float("nan")], "token")
     before = [p.clone() for p in network.parameters()]
-    row = update(network, make_optimizer(network, 1e-3), batch, "reinforce")
+    row = update(network, make_optimizer(network, 1e-3), [Part(batch, "reinforce")])
     assert row["skipped"] == 1.0 and all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
@@ -143,7 +145,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
 
 
 def test_the_order_of_tasks_is_a_function_of_the_step():
-    from agentgym_trainers.train import task_of
+    from agentgym_trainers.sampler import task_of
 
     ids = [f"t{i}" for i in range(7)]
     order = [task_of(ids, 0, n) for n in range(21)]
@@ -161,5 +163,5 @@ def test_a_failed_judge_is_no_reward_of_zero():
         e.turns[0].tokens = Tokens([1], [1], [-1.0], {"temperature": 1.0}, [("0", 1)])
         e.late["j"], e.terms = Verdict.scored(1.0), load(str(outcome("o"))).at(e, 0)
     made[2].late["j"] = Verdict.invalid("the judge gave no answer", "infra")
-    assert rewards_of(spec, made)[:2].tolist() == [0.0, 1.0] and rewards_of(spec, made)[2].isnan()
-    assert not rewards_of(outcome("o"), made).isnan().any()
+    assert paid(made, spec).total_B[:2].tolist() == [0.0, 1.0] and np.isnan(paid(made, spec).total_B[2])
+    assert not np.isnan(paid(made, outcome("o")).total_B).any()

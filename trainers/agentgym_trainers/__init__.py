@@ -28,6 +28,13 @@ def hf_policy(argument: str, **settings: Any) -> Any:
     return load_engine(argument, **settings)
 
 
+def vllm_policy(argument: str, **settings: Any) -> Any:
+    """``vllm:PATH``: the vLLM engine over a Hugging Face causal LM, with the Python that ``$AGENTGYM_VLLM_PYTHON`` names."""
+    from agentgym_trainers.vllm import load_vllm
+
+    return load_vllm(argument, **settings)
+
+
 def ALGORITHMS() -> dict[str, dict[str, Any]]:  # noqa: N802  # an entry point read like a table
     """The algorithms of this package, by name."""
     from agentgym_trainers.algorithm import rows

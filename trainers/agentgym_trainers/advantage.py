@@ -183,7 +183,7 @@ def turn(paid: Paid, *, gamma: float = 1.0, form: Literal["sum", "min"] = "sum",
     return out_BT / (groups.std(paid.total_B, paid.group_B)[:, None] + 1e-6) if scale else out_BT
 
 
-def gigpo(paid: Paid, *, omega: float = 1.0, gamma: float = 0.95, scale: bool = False) -> Floats:
+def gigpo(paid: Paid, *, omega: float = 1.0, gamma: float = 1.0, scale: bool = False) -> Floats:
     """A of the episode over its group, plus ω · A of the step over the group's actions from the same state (anchor).
 
     A state that was met once gives 0. Each action counts once, however long its episode. ``scale`` divides both by their deviations.
@@ -240,7 +240,14 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float = 1
 
 
 def bi_level(
-    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, turn_BT: Tensor, gamma: float = 1.0, lam: float = 1.0, turn_gamma: float = 1.0, turn_lam: float = 1.0
+    rewards_BT: Tensor,
+    values_BT: Tensor,
+    mask_BT: Tensor,
+    turn_BT: Tensor,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    turn_gamma: float = 1.0,
+    turn_lam: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """GAE inside a turn, and over turns with a discount of their own: a turn's last token looks at the next turn's value and advantage.
 
@@ -318,7 +325,8 @@ def _kl_cost(batch: Batch) -> Tensor:
 ADVANTAGES: dict[str, Advantage] = {
     "grpo": Advantage(grpo), "dr_grpo": Advantage(dr_grpo), "rloo": Advantage(rloo), "reinforce_pp": Advantage(reinforce_pp), "maxrl": Advantage(maxrl),
     "bnpo": Advantage(bnpo), "anchor_win": Advantage(anchor_win), "sign": Advantage(sign, alone=True), "raw": Advantage(raw, alone=True),
-    "turn": Advantage(turn), "gigpo": Advantage(gigpo), "critic": Advantage(critic, values=True, alone=True), "progress": Advantage(progress, values=True, alone=True),
+    "turn": Advantage(turn), "gigpo": Advantage(gigpo), "critic": Advantage(critic, values=True, alone=True),
+    "progress": Advantage(progress, values=True, alone=True),
 }  # fmt: skip
 
 

@@ -79,11 +79,13 @@ def rows() -> dict[str, dict[str, Any]]:
 
 
 PRIMITIVES = {
-    "group_baseline": "advantage:ADVANTAGES", "anchor_group_advantage": "advantage:gigpo", "turn_advantage": "advantage:turn", "term_normaliser": "advantage:bnpo",
+    "group_baseline": "advantage:ADVANTAGES", "anchor_group_advantage": "advantage:gigpo", "turn_advantage": "advantage:turn",
+    "term_normaliser": "advantage:bnpo",
     "clipped_ratio": "objective:clipped", "truncated_is": "regulariser:CORRECTIONS", "advantage_weighted": "objective:weighted",
     "bellman_backup": "objective:bellman", "loss_weight": "regulariser:Weights", "divergence_penalty": "objective:DIVERGENCES",
     "entropy_band": "regulariser:EntropyBand", "auxiliary_loss": "update:Part", "successive_elimination_sampler": "sampler:Eliminate",
-    "variance_filter": "sampler:Refill", "rejection_sampling": "sampler:CHOICES", "task_curriculum": "sampler:Growing", "preference_loss": "objective:preference",
+    "variance_filter": "sampler:Refill", "rejection_sampling": "sampler:CHOICES", "task_curriculum": "sampler:Growing",
+    "preference_loss": "objective:preference",
     "reward_conditioning": "rewrite:retold", "refine_loop": "rewrite:Hinted", "implicit_process_reward": "roles:Process", "outcome_critic": "roles:Critic",
     "sibling_pairs": "rewrite:spliced",
 }  # fmt: skip

@@ -22,7 +22,13 @@ def folder_of(out: Path, step: int) -> Path:
 
 
 def save(
-    out: Path, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, optimizer: torch.optim.Optimizer, extra: dict[str, Any], late: bytes = b"",
+    out: Path,
+    step: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+    late: bytes = b"",
     learner: dict[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint, whole or not at all: it counts once ``trainer.json`` is there.

@@ -34,7 +34,7 @@ def make_curriculum(algorithm: Algorithm, config: TrainConfig, env: AgentEnv) ->
         assert found is not None
         return found
     if algorithm.curriculum in ("difficulty", "regret"):
-        return Prioritised(ids, config.seed, algorithm.curriculum, **options_of(algorithm, Prioritised))  # type: ignore[arg-type]  # it is one of the two
+        return Prioritised(ids, config.seed, algorithm.curriculum, **options_of(algorithm, Prioritised))
     return Shuffle(ids, config.seed)
 
 
@@ -96,8 +96,8 @@ class Collector:
         limits, longest = self._budget(step)
         options = {**self.config.option, **({"limits": {**dict(self.config.option.get("limits") or {}), **limits}} if limits else {})}
         rollout = Rollout(
-            make=lambda: make(self.config.env, split=self.config.split, reward=self.reward, **options), policy=policy, concurrency=len(jobs), max_tokens=longest,
-            late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=provenance(),
+            make=lambda: make(self.config.env, split=self.config.split, reward=self.reward, **options), policy=policy, concurrency=len(jobs),
+            max_tokens=longest, late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=provenance(),
         )  # fmt: skip
         return await rollout.run(jobs)
 

@@ -54,9 +54,8 @@ def _options(config: Common) -> dict[str, Any]:
     if not config.env:
         raise UsageError("which environment? e.g. --env tools/desk-v0")
     resolve(config.env)
-    if isinstance(config, TrainConfig):
-        if config.algo not in (table := known()):
-            raise UnknownName("algorithm", config.algo, table)
+    if isinstance(config, TrainConfig) and config.algo not in (table := known()):
+        raise UnknownName("algorithm", config.algo, table)
     return with_sandbox(config.env, config.option, config.sandbox)
 
 

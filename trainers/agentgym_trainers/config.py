@@ -62,7 +62,7 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     engine: Annotated[str, _says("what samples: transformers, or vllm", pattern="^(transformers|vllm)$")] = "transformers"
     vllm_python: Annotated[str, _says("the Python of an environment that has vLLM, for --engine vllm")] = ""
     staleness: Annotated[int, _says("how many updates older than the learner the sampling weights may be; 0: sample and learn in turn", ge=0)] = 0
-    stragglers: Annotated[str, _says("episodes that lag behind their batch: wait for them, carry them into the next, or cut them", pattern="^(wait|carry|cut)$")] = "wait"
+    stragglers: Annotated[str, _says("groups that lag behind their batch: wait for them, carry them over, or cut them", pattern="^(wait|carry|cut)$")] = "wait"
     eval_every: Annotated[int, _says("updates between evaluations; 0: only before and after", ge=0)] = 0
     stop_at: Annotated[float, _says("stop once held-out success reaches this", gt=0, le=1)] | None = None
     patience: Annotated[int, _says("stop after so many evaluations without a new best; 0: never", ge=0)] = 0

@@ -6,6 +6,7 @@ what it samples does not depend on who else is in the batch (up to the rounding 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,6 +17,7 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 import torch
+from msgspec import Struct
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -105,13 +107,75 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-class TransformersEngine:
-    """A policy that owns weights. ``temperature`` 0 is greedy: evaluable, refused for training.
+class Sampled(Struct, frozen=True):
+    """What was sampled after some ids: token by token its log-probability and the version of the weights."""
+
+    ids: list[int]
+    logprobs: list[float]
+    versions: list[str]
+    finish: Literal["stop", "length"]
+
+
+class TokenEngine(ABC):
+    """An engine that takes and gives token ids. ``temperature`` 0 is greedy: evaluable, refused for training.
 
     Args:
         context: longest conversation in tokens.
         max_tokens: longest action in tokens.
     """
+
+    def __init__(self, renderer: ChatRenderer, name: str, temperature: float, max_tokens: int, context: int) -> None:
+        self.renderer, self.name, self.temperature, self.max_tokens, self.context = renderer, name, temperature, max_tokens, context
+        self.version, self.generated = "0", 0
+
+    @abstractmethod
+    async def _generate(self, key: str, prompt: list[int], limit: int, seed: tuple[int, int]) -> Sampled:
+        """Sample at most ``limit`` ids; ``seed`` is the episode's and the number of messages so far."""
+
+    @abstractmethod
+    async def _logprobs(self, ids: list[int], start: int) -> list[float]:
+        """Log-probabilities, at temperature 1, of the ids from ``start`` on."""
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """Sample one action. Raises ``ContextOverflow`` if the conversation leaves no room for a token."""
+        new, before = self._prompt(conversation)
+        room = self.context - len(new) - sum(len(t.ids) for t in before)
+        if room <= 0:
+            raise ContextOverflow(f"{conversation.id} needs more than {self.context} tokens")
+        limit = min(room, conversation.max_tokens or self.max_tokens, self.max_tokens)
+        history = [i for t in before for i in t.ids]
+        said = await self._generate(conversation.id, history + new, limit, (conversation.seed & (2**64 - 1), len(conversation.messages)))
+        n = len(said.ids)
+        self.generated += n
+        tokens = Tokens(
+            new + said.ids, [0] * len(new) + [1] * n, [0.0] * len(new) + said.logprobs,
+            {"temperature": self.temperature}, _runs(said.versions), len(conversation.prefix or ()) if self.renderer.segment_each_turn else 0,
+        )  # fmt: skip
+        return Completion(self.renderer.parse(said.ids)["content"], tokens, said.finish, {"completion_tokens": n})
+
+    async def score(self, conversation: Conversation, continuation: str) -> list[float]:
+        """Log-probabilities, at temperature 1, of the tokens of a text after a conversation.
+
+        Where the conversation has no messages, the ids of its prefix are all that comes before.
+        """
+        new, before = self._prompt(conversation) if conversation.messages else ([], conversation.prefix or [])
+        start = [*(i for t in before for i in t.ids), *new]
+        said = list(self.renderer.tokenizer(continuation, add_special_tokens=False)["input_ids"])
+        if len(start) + len(said) > self.context:
+            raise ContextOverflow(f"{conversation.id} needs more than {self.context} tokens")
+        return await self._logprobs(start + said, len(start)) if said else []
+
+    def _prompt(self, conversation: Conversation) -> tuple[list[int], Sequence[Tokens]]:
+        """The ids that are new, and the turns they follow in this segment."""
+        before = [] if self.renderer.segment_each_turn else conversation.prefix or []
+        if not before:
+            return self.renderer.open(conversation.tools, conversation.messages), before
+        said = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
+        return self.renderer.bridge(conversation.messages[said + 1 :], before[-1].ids[-1] in self.renderer.stop_ids), before
+
+
+class TransformersEngine(TokenEngine):
+    """Samples from a ``transformers`` model in this process."""
 
     def __init__(
         self, model: PreTrainedModel, renderer: ChatRenderer, *, name: str = "hf", temperature: float = 1.0, max_tokens: int = 128, context: int | None = None
@@ -119,11 +183,8 @@ class TransformersEngine:
         layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         if layers != {"full_attention"}:
             raise UsageError(f"{name}: layers of kind {sorted(layers)} are not supported by the transformers engine; use full attention")
-        self.model, self.renderer, self.name = model, renderer, name
-        self.temperature, self.max_tokens = temperature, max_tokens
-        self.context = context or int(getattr(model.config, "max_position_embeddings", 4096))
-        self.version = "0"
-        self.generated = 0
+        super().__init__(renderer, name, temperature, max_tokens, context or int(getattr(model.config, "max_position_embeddings", 4096)))
+        self.model = model
         self._cache, self._lengths = SlotCache(), np.zeros(0, dtype=np.int64)
         self._owner: dict[str, int] = {}
         self._free: list[int] = []
@@ -151,53 +212,17 @@ class TransformersEngine:
     def close(self) -> None:
         """Nothing to end: the model is the caller's."""
 
-    # The policy
-
-    async def act(self, conversation: Conversation) -> Completion:
-        """Sample one action. Raises ``ContextOverflow`` if the conversation leaves no room for a token."""
-        new, before = self._prompt(conversation)
-        room = self.context - len(new) - sum(len(t.ids) for t in before)
-        if room <= 0:
-            raise ContextOverflow(f"{conversation.id} needs more than {self.context} tokens")
-        limit = min(room, conversation.max_tokens or self.max_tokens, self.max_tokens)
-        rng = np.random.Generator(np.random.Philox(key=[conversation.seed & (2**64 - 1), len(conversation.messages)]))
-        history = [i for t in before for i in t.ids]
-        request = _Request(conversation.id, history + new, limit, rng.random(limit))
+    async def _generate(self, key: str, prompt: list[int], limit: int, seed: tuple[int, int]) -> Sampled:
+        request = _Request(key, prompt, limit, np.random.Generator(np.random.Philox(key=list(seed))).random(limit))
         await self._complete(request)
-        n = len(request.ids)
-        self.generated += n
-        tokens = Tokens(
-            new + request.ids, [0] * len(new) + [1] * n, [0.0] * len(new) + request.logprobs,
-            {"temperature": self.temperature}, _runs(request.versions), self._segment(conversation),
-        )  # fmt: skip
-        return Completion(self.renderer.parse(request.ids)["content"], tokens, request.finish or "stop", {"completion_tokens": n})
+        return Sampled(request.ids, request.logprobs, request.versions, request.finish or "stop")
 
     @torch.no_grad()
-    async def score(self, conversation: Conversation, continuation: str) -> list[float]:
-        """Log-probabilities, at temperature 1, of the tokens of a text after a conversation.
-
-        Where the conversation has no messages, the ids of its prefix are all that comes before.
-        """
-        new, before = self._prompt(conversation) if conversation.messages else ([], conversation.prefix or [])
-        start = [*(i for t in before for i in t.ids), *new]
-        said = list(self.renderer.tokenizer(continuation, add_special_tokens=False)["input_ids"])
-        if len(start) + len(said) > self.context:
-            raise ContextOverflow(f"{conversation.id} needs more than {self.context} tokens")
-        ids = torch.tensor([start + said], device=self.model.device)
-        logits = self.model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(said)).logits[0, -len(said) :].float()
-        found: list[float] = torch.log_softmax(logits, -1).gather(-1, ids[0, -len(said) :, None])[:, 0].tolist()
+    async def _logprobs(self, ids: list[int], start: int) -> list[float]:
+        row, said = torch.tensor([ids], device=self.model.device), len(ids) - start
+        logits = self.model(input_ids=row[:, :-1], use_cache=False, logits_to_keep=said).logits[0, -said:].float()
+        found: list[float] = torch.log_softmax(logits, -1).gather(-1, row[0, -said:, None])[:, 0].tolist()
         return found
-
-    def _segment(self, conversation: Conversation) -> int:
-        return len(conversation.prefix or ()) if self.renderer.segment_each_turn else 0
-
-    def _prompt(self, conversation: Conversation) -> tuple[list[int], Sequence[Tokens]]:
-        """The ids that are new, and the turns they follow in this segment."""
-        before = [] if self.renderer.segment_each_turn else conversation.prefix or []
-        if not before:
-            return self.renderer.open(conversation.tools, conversation.messages), before
-        said = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
-        return self.renderer.bridge(conversation.messages[said + 1 :], before[-1].ids[-1] in self.renderer.stop_ids), before
 
     # Continuous batching: whoever waits and finds no driver drives
 

@@ -92,8 +92,8 @@ class Learner:
         row = _summary(episodes, ledger)
         keep = np.flatnonzero(~np.isnan(ledger.whole_B))
         if self.occupancy is not None and len(keep):
-            ledger = self._charge_states([episodes[i] for i in range(len(episodes))], ledger, row)
-        made = self.batch([episodes[i] for i in keep], ledger.take(keep), pace)
+            ledger = self._charge_states(list(episodes), ledger, row)
+        made = self.batch([episodes[int(i)] for i in keep], ledger.take(keep), pace)
         if made is None:
             return {**row, "trained": 0.0}
         batch, whole = made
@@ -361,5 +361,3 @@ def _summary(episodes: Sequence[Episode], ledger: Paid) -> dict[str, float]:
         "turns": sum(len(e.turns) for e in episodes) / max(1, n),
         **{f"term:{name}": float(x_B[known_B].mean()) if known_B.any() else 0.0 for name, x_B in ledger.source_B.items()},
     }  # fmt: skip
-
-

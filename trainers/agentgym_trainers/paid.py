@@ -47,12 +47,13 @@ class Paid:
     spans: Sequence[Span] = ()
 
     @property
-    def total_B(self) -> Floats:
+    def total_B(self) -> Floats:  # noqa: N802  # array names end in their axes
         """The whole return of each episode."""
-        return self.whole_B + np.nansum(self.turn_BT, axis=1) + self.of_spans_B
+        total_B: Floats = self.whole_B + np.nansum(self.turn_BT, axis=1) + self.of_spans_B
+        return total_B
 
     @property
-    def of_spans_B(self) -> Floats:
+    def of_spans_B(self) -> Floats:  # noqa: N802  # array names end in their axes
         """The sum of the terms on spans of each episode."""
         out_B = np.zeros(len(self.whole_B))
         for span in self.spans:
@@ -60,7 +61,7 @@ class Paid:
         return out_B
 
     @property
-    def played_BT(self) -> NDArray[np.bool_]:
+    def played_BT(self) -> NDArray[np.bool_]:  # noqa: N802  # array names end in their axes
         """True where a turn was played."""
         return ~np.isnan(self.turn_BT)
 
@@ -68,8 +69,8 @@ class Paid:
         """The same of some episodes. Their groups keep their numbers."""
         new = {int(b): i for i, b in enumerate(index_M)}
         spans = [Span(new[s.episode], s.turn, s.start, s.end, s.value) for s in self.spans if s.episode in new]
-        cut = (self.whole_B, self.turn_BT, self.group_B, self.anchor_BT, self.seconds_BT)
-        return Paid(*(a[index_M] for a in cut), {k: v[index_M] for k, v in self.source_B.items()}, spans)
+        i, sources = index_M, {k: v[index_M] for k, v in self.source_B.items()}
+        return Paid(self.whole_B[i], self.turn_BT[i], self.group_B[i], self.anchor_BT[i], self.seconds_BT[i], sources, spans)
 
     @staticmethod
     def of(rewards_B: Floats, group_B: Ints) -> Paid:

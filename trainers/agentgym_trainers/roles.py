@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agentgym_trainers.update import decoder, fit, forward, hidden, make_optimizer, micro_batches, sampled, score
 from agentgym_trainers.streams import Batch, first, summed
+from agentgym_trainers.update import decoder, fit, forward, hidden, make_optimizer, micro_batches, sampled, score
 
 
 class Role(Protocol):
@@ -200,5 +200,4 @@ def skew_score(first_BK: Tensor, second_BK: Tensor) -> Tensor:
     score(a, b) = −score(b, a), and it can turn in a circle (rock, paper, scissors), which no single number per answer can.
     Source: "General Preference Modeling with Preference Representations for Aligning Language Models" (the form is ours).
     """
-    a, b = first_BK.unflatten(-1, (-1, 2)), second_BK.unflatten(-1, (-1, 2))
-    return (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).sum(-1)
+    return (first_BK[..., 0::2] * second_BK[..., 1::2] - first_BK[..., 1::2] * second_BK[..., 0::2]).sum(-1)

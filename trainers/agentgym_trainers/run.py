@@ -160,7 +160,9 @@ def open_run(config: Common, algorithm: Algorithm | None = None, start: Path | N
         write_reward(env, out)
     lr = config.lr if isinstance(config, TrainConfig) else config.warm_lr
     tracker = Tracker(config.track, out)
-    return Run(config, out, model, renderer, make_optimizer(model, lr), make_engine(config, model, renderer), env, tracker, notes=checkpoint.notes_of(config.model))
+    return Run(
+        config, out, model, renderer, make_optimizer(model, lr), make_engine(config, model, renderer), env, tracker, notes=checkpoint.notes_of(config.model)
+    )
 
 
 def reward_of(config: Common, algorithm: Algorithm | None) -> str:
@@ -178,9 +180,7 @@ def make_engine(config: Common, model: PreTrainedModel, renderer: ChatRenderer) 
 
         return VllmEngine.start(model, renderer, config.vllm_python, temperature=config.temperature, max_tokens=config.max_tokens, context=config.context)
     served = deepcopy(model) if config.staleness else model
-    return TransformersEngine(
-        served, renderer, name=f"hf:{config.model}", temperature=config.temperature, max_tokens=config.max_tokens, context=config.context
-    )
+    return TransformersEngine(served, renderer, name=f"hf:{config.model}", temperature=config.temperature, max_tokens=config.max_tokens, context=config.context)
 
 
 def _make_tiny(config: Common) -> tuple[PreTrainedModel, Any]:

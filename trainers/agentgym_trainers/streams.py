@@ -62,7 +62,7 @@ class Batch:
         return replace(self, scored={**self.scored, **scored_N})
 
     @property
-    def old_N(self) -> Tensor:
+    def old_N(self) -> Tensor:  # noqa: N802  # array names end in their axes
         """Log-probabilities that ratios are taken against: of the proximal policy if it was scored, else as sampled."""
         return self.scored.get("proximal", self.behaviour_logp_N)
 
@@ -117,7 +117,8 @@ def make_batch(
     whole = {"ids_N", "position_N", "version_N", "turn_N", "segment_N", "episode_N", "group_N", "pair_N"}
     made = {k: torch.tensor(v, dtype=torch.long if k in whole else torch.float32) for k, v in rows.items()}
     zero_N = torch.zeros(len(rows["ids_N"]))
-    return weigh(Batch(**made, return_N=zero_N, weight_N=zero_N, kl_weight_N=zero_N, entropy_weight_N=zero_N), aggregation, constant=constant)
+    made |= dict.fromkeys(("return_N", "weight_N", "kl_weight_N", "entropy_weight_N"), zero_N)
+    return weigh(Batch(**made), aggregation, constant=constant)  # type: ignore[arg-type]  # every field but one is a Tensor
 
 
 def _versions(mask: Sequence[int], runs: Sequence[tuple[str, int]]) -> list[float]:

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode, Tokens
 from agentgym.messages import assistant_message
-from agentgym_trainers.update import Part, update
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import make_batch
+from agentgym_trainers.update import Part, update
 
 
 def oracle_episode(env: AgentEnv, task: str) -> Episode:

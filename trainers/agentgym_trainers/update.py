@@ -186,7 +186,9 @@ def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer, parts: Sequ
     return {**totals, **take_step(model, optimizer, totals["loss"], max_norm)}
 
 
-def fit(module: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, whole: Unit, loss_of: Callable[[Batch], Tensor], max_norm: float = 1.0) -> dict[str, float]:
+def fit(
+    module: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, whole: Unit, loss_of: Callable[[Batch], Tensor], max_norm: float = 1.0
+) -> dict[str, float]:
     """One optimiser step of another role, on Σ of ``loss_of`` over micro-batches."""
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
