@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentgym.errors import CheckpointMismatch
-from agentgym_trainers.model import save_model
+from agentgym_trainers import parallel
+from agentgym_trainers.model import plain, save_model
 
 VERSION = 3
 LATE = "reward.state"
@@ -36,15 +37,24 @@ def save(
     ``late`` is the state of the reward's late side, ``learner`` that of other roles than the policy.
     """
     folder = folder_of(out, step)
+    kept = parallel.optimizer_state(optimizer)
+    weights = plain(model) if parallel.world() > 1 else None
+    if parallel.rank():
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, tokenizer, folder)
-    torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "extra": extra, "learner": learner or {}}, folder / "trainer.pt")
+    save_model(model, tokenizer, folder, weights)
+    torch.save({"optimizer": kept, "rng": torch.get_rng_state(), "extra": extra, "learner": learner or {}}, folder / "trainer.pt")
     (folder / LATE).write_bytes(late)
-    about = {"version": VERSION, "step": step, "architecture": type(model).__name__, "parameters": model.num_parameters(), "notes": extra.get("notes", {})}
+    about = {**_mine(model), "step": step, "notes": extra.get("notes", {})}
     partial = folder / "trainer.json.part"
     partial.write_bytes(msgspec.json.encode(about))
     partial.replace(folder / "trainer.json")
     return folder
+
+
+def _mine(model: PreTrainedModel) -> dict[str, Any]:
+    """What must be the same where a run goes on."""
+    return {"version": VERSION, "architecture": type(model).__name__, "parameters": model.num_parameters()}
 
 
 def notes_of(model: str) -> dict[str, Any]:
@@ -67,11 +77,10 @@ def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimiz
         CheckpointMismatch: it is of another version or model.
     """
     about = msgspec.json.decode((folder / "trainer.json").read_bytes())
-    mine = {"version": VERSION, "architecture": type(model).__name__, "parameters": model.num_parameters()}
-    for key, value in mine.items():
+    for key, value in _mine(model).items():
         if about.get(key) != value:
             raise CheckpointMismatch(f"{folder} has {key} {about.get(key)}, this run has {value}")
     state = torch.load(folder / "trainer.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
+    parallel.load_optimizer_state(optimizer, state["optimizer"])
     torch.set_rng_state(state["rng"])
     return state["extra"], state["learner"]

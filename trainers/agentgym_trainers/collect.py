@@ -17,6 +17,7 @@ from agentgym.registry import make
 from agentgym.rollout import Job, Keep, Rollout
 from agentgym_trainers.algorithm import Algorithm, options_of, parts
 from agentgym_trainers.config import TrainConfig
+from agentgym_trainers.parallel import gathered, rank, world
 from agentgym_trainers.rewrite import Hinted, answer_of, critique_of, retold, scripted, spliced
 from agentgym_trainers.run import Run, reward_of
 from agentgym_trainers.sampler import Fixed, Groups, Growing, Prioritised, Shuffle
@@ -99,7 +100,21 @@ class Collector:
             make=lambda: make(self.config.env, split=self.config.split, reward=self.reward, **options), policy=policy, concurrency=len(jobs),
             max_tokens=longest, late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=provenance(),
         )  # fmt: skip
-        return await rollout.run(jobs)
+        return await self._shared(rollout, jobs)
+
+    async def _shared(self, rollout: Rollout, jobs: list[Job]) -> list[Episode]:
+        """Roll out; in several processes each its share of the groups (the first all of them, where the reward has a state of its own)."""
+        if world() == 1:
+            return await rollout.run(jobs)
+        names = list(dict.fromkeys(j.group for j in jobs))
+        owner = {name: 0 if self.run.late is not None else i % world() for i, name in enumerate(names)}
+        mine = await rollout.run([j for j in jobs if owner[j.group] == rank()])
+        others = [e for r, part in enumerate(gathered(mine)) if r != rank() for e in part]
+        if self.keep.episodes is not None:
+            await self.keep.episodes.append(*others)
+        self.run.engine.generated += sum(sum(t.tokens.mask) for e in others for t in e.turns if t.tokens)
+        found = {(e.task, e.attempt): e for e in (*mine, *others)}
+        return [found[j.key] for j in jobs]
 
     def _budget(self, step: int) -> tuple[dict[str, int], int]:
         """The environment's limits and the longest action at a step."""

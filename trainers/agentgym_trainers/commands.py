@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tomllib
 from collections.abc import Callable
@@ -85,6 +86,10 @@ def demo(config: DemoConfig, screen: Screen) -> Answer:
 
 def _answer(result: Any) -> Answer:
     from agentgym_trainers.report import warm_text, write_report
+
+    if int(os.environ.get("RANK", "0")):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first process speaks for all
+        return Answer(result, "")
 
     page = write_report(result)
     table = Table(

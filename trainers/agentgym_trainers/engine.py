@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache
 
 from agentgym.core import Completion, Conversation, Tokens
 from agentgym.errors import ContextOverflow, UsageError
+from agentgym_trainers.parallel import full
 from agentgym_trainers.renderer import ChatRenderer
 
 KEPT = 256
@@ -200,7 +201,7 @@ class TransformersEngine(TokenEngine):
         if model is not self.model:
             with torch.no_grad():
                 for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
-                    mine.copy_(theirs)
+                    mine.copy_(full(theirs))
         self.version = version
         busy = {r.key: r.slot for r in self._active}
         self._owner = {k: s for k, s in self._owner.items() if k in busy}

@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from agentgym.errors import MissingExtra, UsageError
 from agentgym.messages import CLOSE, OPEN
+from agentgym_trainers.parallel import full
 
 disable_progress_bar()  # a run shows its own progress
 
@@ -103,7 +104,7 @@ def adapted(model: PreTrainedModel, rank: int, start: Path | None = None) -> Pre
 def plain(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The weights of the causal LM that a model is, adapters merged in, by the names of its own architecture."""
     if not hasattr(model, "peft_config"):
-        return dict(model.state_dict())
+        return {k: full(v) for k, v in model.state_dict().items()}
     merged = {}
     modules = dict(model.base_model.model.named_modules())
     for key, value in model.base_model.model.state_dict().items():
@@ -115,14 +116,15 @@ def plain(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return merged
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A Hugging Face folder with safetensors, adapters merged in; those are kept apart too."""
-    if hasattr(model, "peft_config"):
-        bare = model.base_model.model.config
-        empty: PreTrainedModel = type(model.base_model.model)(bare)
-        empty.load_state_dict(plain(model))
-        empty.save_pretrained(folder, safe_serialization=True)
-        model.save_pretrained(folder / ADAPTER)
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """A Hugging Face folder with safetensors, adapters merged in; those are kept apart too. ``weights``: gathered ones, of a sharded model."""
+    if weights is not None or hasattr(model, "peft_config"):
+        bare = model.base_model.model if hasattr(model, "peft_config") else model
+        empty: PreTrainedModel = AutoModelForCausalLM.from_config(bare.config)
+        empty.load_state_dict(plain(model) if weights is None else weights)
+        empty.to(bare.dtype).save_pretrained(folder, safe_serialization=True)
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(folder / ADAPTER)
     else:
         model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

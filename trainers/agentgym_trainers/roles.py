@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agentgym_trainers.parallel import copied, load_optimizer_state, load_state, optimizer_state, state_of, through
 from agentgym_trainers.streams import Batch, first, summed
 from agentgym_trainers.update import decoder, fit, forward, hidden, make_optimizer, micro_batches, sampled, score
 
@@ -26,7 +26,7 @@ class Role(Protocol):
 
 def frozen(model: PreTrainedModel) -> PreTrainedModel:
     """A copy that never learns."""
-    copy: PreTrainedModel = deepcopy(model).eval().requires_grad_(False)
+    copy: PreTrainedModel = copied(model).eval().requires_grad_(False)
     return copy
 
 
@@ -45,15 +45,16 @@ class Reference:
         """Count an update; copy the policy when its time has come."""
         self.seen += 1
         if self.refresh and self.seen % self.refresh == 0:
-            self.model.load_state_dict(self.live.state_dict())
+            for mine, theirs in zip(self.model.parameters(), self.live.parameters(), strict=True):
+                mine.data.copy_(theirs.data)
         return {}
 
     def state(self) -> dict[str, Any]:
-        return {"seen": self.seen, "model": self.model.state_dict()}
+        return {"seen": self.seen, "model": state_of(self.model)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.seen = state["seen"]
-        self.model.load_state_dict(state["model"])
+        load_state(self.model, state["model"])
 
 
 class _Headed(nn.Module):
@@ -61,7 +62,7 @@ class _Headed(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = deepcopy(model).requires_grad_(True)
+        self.model = copied(model).requires_grad_(True)
         width = int(getattr(model.config, "hidden_size"))  # noqa: B009  # configs are not typed
         self.head = nn.Linear(width, 1).to(model.device)
         nn.init.zeros_(self.head.weight)
@@ -69,7 +70,7 @@ class _Headed(nn.Module):
 
     def at(self, batch: Batch, at_M: Tensor) -> Tensor:
         """``[M]``: the number before each of these tokens."""
-        found: Tensor = self.head(hidden(self.model, batch, at_M).float())[:, 0].cpu()
+        found: Tensor = self.head(through(self.model, lambda model: hidden(model, batch, at_M).clone()).float())[:, 0].cpu()
         return found
 
     def parameters(self, recurse: bool = True) -> Any:
@@ -93,11 +94,11 @@ class _Learned:
         return {f"{self.name}_{k}": v for k, v in fit(self.module, self.optimizer, batch, self.whole, self.loss).items()}
 
     def state(self) -> dict[str, Any]:
-        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"module": state_of(self.module), "optimizer": optimizer_state(self.optimizer)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.module, state["module"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
 
 
 def value_loss(value_N: Tensor, old_N: Tensor, return_N: Tensor, clip: float | None = 0.2) -> Tensor:
@@ -144,7 +145,7 @@ class Process(_Learned):
     whole = "episode"
 
     def __init__(self, model: PreTrainedModel, lr: float = 1e-4, beta: float = 0.05) -> None:
-        self.model: PreTrainedModel = deepcopy(model)
+        self.model: PreTrainedModel = copied(model)
         self.reference, self.beta = frozen(model), beta
         super().__init__(self.model, lr)
 

@@ -31,6 +31,7 @@ from agentgym_trainers.config import Common, TrainConfig
 from agentgym_trainers.engine import Engine, TransformersEngine
 from agentgym_trainers.learner import Learner
 from agentgym_trainers.model import adapted, load_model, tiny_model, tiny_tokenizer
+from agentgym_trainers.parallel import from_first, rank, shard, world
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.sampler import Shuffle
 from agentgym_trainers.supervised import oracle_episode, text_of_episode, warm_start
@@ -93,6 +94,8 @@ class Run:
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``, and tell the tracker."""
+        if rank():
+            return
         with (self.out / "metrics.jsonl").open("ab") as file:
             file.write(msgspec.json.encode(row) + b"\n")
         self.tracker.log(row)
@@ -125,6 +128,8 @@ class Run:
             self.late.load_state((folder / checkpoint.LATE).read_bytes())
         if self.learner is not None:
             self.learner.load_state(learner)
+        if rank():
+            return
         path = self.out / "metrics.jsonl"
         rows = [msgspec.json.decode(line) for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]
         path.write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in rows if r["phase"] == "warm" or r["step"] <= self.step))
@@ -142,7 +147,7 @@ def open_run(config: Common, algorithm: Algorithm | None = None, start: Path | N
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     out = Path(config.out)
-    if start is None and (out / "config.toml").exists():
+    if start is None and not rank() and (out / "config.toml").exists():
         raise UsageError(f"{out} holds a run already; continue it with --resume {out}, or choose another --out")
     env = make(config.env, split=config.split, reward=reward_of(config, algorithm), **config.option)
     if start is not None and not config.lora:
@@ -155,14 +160,14 @@ def open_run(config: Common, algorithm: Algorithm | None = None, start: Path | N
         model = adapted(model, config.lora, start)
     renderer = ChatRenderer(tokenizer, cast(Literal["refuse", "segment"], config.on_rewrite))
     out.mkdir(parents=True, exist_ok=True)
-    if start is None:
+    if start is None and not rank():
         (out / "config.toml").write_bytes(msgspec.toml.encode({k: v for k, v in msgspec.to_builtins(config).items() if v is not None}))
         write_reward(env, out)
     lr = config.lr if isinstance(config, TrainConfig) else config.warm_lr
-    tracker = Tracker(config.track, out)
-    return Run(
-        config, out, model, renderer, make_optimizer(model, lr), make_engine(config, model, renderer), env, tracker, notes=checkpoint.notes_of(config.model)
-    )
+    tracker = Tracker("" if rank() else config.track, out)
+    engine, notes = make_engine(config, model, renderer), checkpoint.notes_of(config.model)
+    shard(model)
+    return Run(config, out, model, renderer, make_optimizer(model, lr), engine, env, tracker, notes=notes)
 
 
 def reward_of(config: Common, algorithm: Algorithm | None) -> str:
@@ -179,7 +184,7 @@ def make_engine(config: Common, model: PreTrainedModel, renderer: ChatRenderer) 
         from agentgym_trainers.vllm import VllmEngine
 
         return VllmEngine.start(model, renderer, config.vllm_python, temperature=config.temperature, max_tokens=config.max_tokens, context=config.context)
-    served = deepcopy(model) if config.staleness else model
+    served = deepcopy(model) if config.staleness or world() > 1 else model
     return TransformersEngine(served, renderer, name=f"hf:{config.model}", temperature=config.temperature, max_tokens=config.max_tokens, context=config.context)
 
 
@@ -220,9 +225,13 @@ def warm(run: Run, log: Log) -> None:
 
 
 def _looking(run: Run, temperature: float) -> TransformersEngine:
-    """An engine over the weights as they are now, for evaluation."""
-    run.model.eval()
-    return TransformersEngine(run.model, run.renderer, temperature=temperature, max_tokens=run.config.max_tokens, context=run.config.context)
+    """An engine over the weights as they are now, for evaluation. In several processes every one must ask."""
+    served = run.model
+    if world() > 1 and isinstance(run.engine, TransformersEngine):
+        run.engine.sync(run.model, run.engine.version)
+        served = run.engine.model
+    served.eval()
+    return TransformersEngine(served, run.renderer, temperature=temperature, max_tokens=run.config.max_tokens, context=run.config.context)
 
 
 def _greedy_success(run: Run, tasks: list[str]) -> float:
@@ -240,7 +249,8 @@ async def measure(run: Run, log: Log, **beside: float) -> Measured:
     plan = Plan(env=config.env, split=config.eval_split, options=config.option, tasks=config.eval_tasks, max_tokens=config.max_tokens, concurrency=128)
 
     async def at(temperature: float) -> Result:
-        return await evaluate(plan, _looking(run, temperature))
+        policy = _looking(run, temperature)
+        return from_first(None if rank() else await evaluate(plan, policy))  # type: ignore[return-value]  # the first has one
 
     greedy = await at(0.0)
     sampled = (await at(1.0)).success if isinstance(config, TrainConfig) and config.sampled_eval else None
@@ -255,9 +265,12 @@ def result_of(run: Run, algorithm: str, reward: str, after: Measured, seconds: f
     """Sum a run up, in its folder too."""
     assert run.before is not None
     first, last = (str(checkpoint.folder_of(run.out, step)) for step in (0, run.step))
-    notes = list(dict.fromkeys([*run.said, *run.quarantine.notes(), *_contamination(run)]))
+    seen = [] if rank() else _contamination(run)
+    notes = list(dict.fromkeys([*run.said, *run.quarantine.notes(), *seen]))
     numbers = (run.engine.generated, run.tokens_trained, round(seconds, 2), str(run.out), run.notes, notes)
     result = TrainResult(resolve(run.config.env), algorithm, reward, run.step, run.before, after, first, last, *numbers)
+    if rank():
+        return result
     (run.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
     return result
 

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +25,7 @@ from agentgym_trainers.collect import Collector, Stored, make_curriculum
 from agentgym_trainers.config import SftConfig, TrainConfig
 from agentgym_trainers.learner import Learner, Pace
 from agentgym_trainers.model import load_model
+from agentgym_trainers.parallel import begin, end, rank, world
 from agentgym_trainers.pipeline import Pipeline
 from agentgym_trainers.run import Log, Measured, Once, Run, TrainResult, measure, open_run, result_of, reward_of, warm
 from agentgym_trainers.streams import make_batch, valid
@@ -91,6 +92,9 @@ async def _train(config: TrainConfig, log: Log, stop: Stop) -> TrainResult:
 
     began = time.perf_counter()
     stop.loop = asyncio.get_running_loop()
+    begin()
+    if rank():
+        log = _silent
     found = None
     if config.resume:
         config = resumed(config.resume)
@@ -100,16 +104,23 @@ async def _train(config: TrainConfig, log: Log, stop: Stop) -> TrainResult:
     algorithm = resolve(config.algo, config.set)
     if config.staleness and (algorithm.sampler != "fixed" or algorithm.hint or config.data):
         raise UsageError(f"--staleness works with sampler fixed and without hints; algorithm {algorithm.name} needs its episodes in turn")
+    if world() > 1 and (config.staleness or config.engine == "vllm" or config.lora):
+        raise UsageError("in several processes --staleness is 0, the engine is transformers, and all weights are trained")
     run = open_run(config, algorithm, found[1] if found else None)
     try:
         run.late = settler_of(run.env)
         run.curriculum = make_curriculum(algorithm, config, run.env)
-        with Once(run.out / "episodes.jsonl") as store:
+        with nullcontext() if rank() else Once(run.out / "episodes.jsonl") as store:
             after = await _steps(run, config, algorithm, found[1] if found else None, store, log, stop)
         return result_of(run, config.algo, reward_of(config, algorithm), after or await measure(run, log), time.perf_counter() - began)
     finally:
         run.tracker.close()
         run.engine.close()
+        end()
+
+
+def _silent(phase: str, row: dict[str, Any]) -> None:
+    """What the other processes than the first say."""
 
 
 async def _begin(run: Run, found: Path | None, log: Log, learner: Learner) -> None:
@@ -124,7 +135,7 @@ async def _begin(run: Run, found: Path | None, log: Log, learner: Learner) -> No
         run.restore(found)
 
 
-async def _steps(run: Run, config: TrainConfig, algorithm: Algorithm, found: Path | None, store: EpisodeStore, log: Log, stop: Stop) -> Measured | None:
+async def _steps(run: Run, config: TrainConfig, algorithm: Algorithm, found: Path | None, store: EpisodeStore | None, log: Log, stop: Stop) -> Measured | None:
     """The updates. Returns the evaluation after the last, if one was due."""
     collector = Collector(run, config, algorithm, Keep(store))
     learner = Learner(run.model, run.optimizer, run.renderer, run.env, algorithm, collector.demonstrate)
@@ -220,6 +231,8 @@ async def _learned(run: Run, config: TrainConfig, learner: Learner, episodes: li
 
 
 async def _keep_bad(run: Run, episodes: list[Episode]) -> None:
+    if rank():
+        return
     with Once(run.out / "bad.jsonl") as store:
         await store.append(*episodes)
 

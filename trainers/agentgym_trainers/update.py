@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from agentgym_trainers.objective import OBJECTIVES, Scores, kl_penalty, objective_loss
 from agentgym_trainers.packing import lay_out
+from agentgym_trainers.parallel import full, rank, through, world
+from agentgym_trainers.parallel import summed as all_summed
 from agentgym_trainers.regulariser import entropy_by_turn
 from agentgym_trainers.streams import Batch, Unit
 
@@ -61,16 +64,19 @@ def sampled(batch: Batch) -> Tensor:
 
 def forward(model: PreTrainedModel, batch: Batch, *, entropy_grad: bool = False, share: bool = True) -> Scores:
     """What a model says of each sampled token of whole segments, at its temperature; 0 elsewhere. Entropy has a gradient only if asked."""
-    device, at_M = model.device, sampled(batch)
-    logits_MV = model.get_output_embeddings()(hidden(model, batch, at_M, share)).float() / batch.temperature_N[at_M].to(device)[:, None]
-    v_M = torch.logsumexp(logits_MV, dim=-1)
-    q_M = logits_MV.gather(-1, batch.ids_N[at_M].to(device)[:, None])[:, 0]
-    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        p_MV = torch.softmax(logits_MV, dim=-1)
-        entropy_M = v_M - (p_MV * logits_MV).sum(-1)
+    at_M = sampled(batch)
+
+    def work(model: PreTrainedModel) -> tuple[Tensor, ...]:
+        logits_MV = model.get_output_embeddings()(hidden(model, batch, at_M, share)).float() / batch.temperature_N[at_M].to(model.device)[:, None]
+        v_M = torch.logsumexp(logits_MV, dim=-1)
+        q_M = logits_MV.gather(-1, batch.ids_N[at_M].to(model.device)[:, None])[:, 0].clone()
+        with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+            p_MV = torch.softmax(logits_MV, dim=-1)
+            entropy_M = v_M - (p_MV * logits_MV).sum(-1)
+        return q_M - v_M, entropy_M, q_M, v_M, logits_MV.detach().max(-1).values
+
     zero_N = torch.zeros(len(batch))
-    parts = (q_M - v_M, entropy_M, q_M, v_M, logits_MV.detach().max(-1).values)
-    return Scores(*(zero_N.index_put((at_M,), part_M.cpu()) for part_M in parts))
+    return Scores(*(zero_N.index_put((at_M,), part_M.cpu()) for part_M in through(model, work)))
 
 
 def score(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -131,16 +137,24 @@ def backward(model: PreTrainedModel, parts: Sequence[Part], share: bool = True) 
         if not part.scale or not len(part.batch):
             continue
         count, episodes = float(part.batch.mask_N.sum()) or 1.0, len(torch.unique(part.batch.episode_N))
-        for index_M in micro_batches(part.batch, "episode" if part.band else OBJECTIVES[part.objective].whole):
+        for index_M, mine in dealt(list(micro_batches(part.batch, "episode" if part.band else OBJECTIVES[part.objective].whole))):
             micro = part.batch.take(index_M)
             now = forward(model, micro, entropy_grad=bool(part.entropy), share=share)
             loss, apart = part.loss(now, micro)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            (loss * mine * world()).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            if not mine:
+                continue
             totals["loss"] += loss.item()
             if number == 0:
                 totals["kl"] += apart
                 _measure(totals, now, micro, count, episodes)
-    return totals
+    return all_summed(totals)
+
+
+def dealt(pieces: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
+    """This process's share of micro-batches; as many for each process, so some are computed for nothing (0). FSDP averages what it sums."""
+    mine = [(p, 1.0) for p in pieces[rank() :: world()]]
+    return mine + [(pieces[0], 0.0)] * (-(-len(pieces) // world()) - len(mine))
 
 
 @torch.no_grad()
@@ -160,14 +174,28 @@ def gradient(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
     """The gradient of the sum of the parts, as one vector; what the model had is lost."""
     model.zero_grad(set_to_none=True)
     backward(model, parts)
-    found = torch.cat([p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None])
+    found = torch.cat([full(p.grad).flatten().float().cpu() for p in model.parameters() if p.grad is not None])
     model.zero_grad(set_to_none=True)
     return found
 
 
+def clip(module: nn.Module, most: float) -> float:
+    """Scale all gradients so that their common norm is at most ``most``; what it was. Some may be sharded and others not."""
+    sharded: list[list[nn.Parameter]] = [[], []]
+    for p in module.parameters():
+        if p.grad is not None:
+            sharded[isinstance(p.grad, DTensor)].append(p)
+    norms = [full(torch.nn.utils.get_total_norm([p.grad for p in those if p.grad is not None])).float().cpu() for those in sharded if those]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0] if norms else torch.zeros(())
+    for those in sharded:
+        if those:
+            torch.nn.utils.clip_grads_with_norm_(those, most, norm.to(those[0].device))
+    return float(norm)
+
+
 def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: float, max_norm: float) -> dict[str, float]:
     """Clip, and update unless the loss or a gradient is not finite: then the step is skipped, and ``skipped`` is 1."""
-    norm = float(torch.nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], max_norm))
+    norm = clip(module, max_norm)
     finite = math.isfinite(norm) and math.isfinite(loss)
     if finite:
         optimizer.step()

@@ -40,10 +40,16 @@ class Worker:
         self.log = folder / "worker.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [python, str(folder / f"{NAME}.py"), json.dumps(settings)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True
+                [python, str(folder / f"{NAME}.py"), json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=env,
+                start_new_session=True,
             )
         self.waiting: dict[str, concurrent.futures.Future[dict[str, Any]]] = {"ready": concurrent.futures.Future()}
         self.numbers, self.writing = count(), threading.Lock()
+        self.ended: PolicyFault | None = None
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
         try:
@@ -64,21 +70,25 @@ class Worker:
             reply = msgspec.json.decode(line)
             self.waiting.pop(reply["id"]).set_result(reply)
         tail = self.log.read_text(errors="replace").strip().splitlines()[-3:] if self.log.exists() else []
-        for future in list(self.waiting.values()):
-            future.set_exception(PolicyFault(f"the vLLM worker ended: {' | '.join(tail)[:600]}"))
+        with self.writing:
+            self.ended = PolicyFault(f"the vLLM worker ended: {' | '.join(tail)[:600]}")
+            for future in self.waiting.values():
+                future.set_exception(self.ended)
 
     def ask(self, op: str, **request: Any) -> concurrent.futures.Future[dict[str, Any]]:
         """Send a request; its answer comes with the future."""
         name, future = f"{op}-{next(self.numbers)}", concurrent.futures.Future[dict[str, Any]]()
-        self.waiting[name] = future
-        try:
-            with self.writing:
+        line = msgspec.json.encode({"op": op, "id": name, **request}) + b"\n"
+        with self.writing:
+            if self.ended is not None:
+                raise self.ended
+            self.waiting[name] = future
+            try:
                 assert self.process.stdin is not None
-                self.process.stdin.write(msgspec.json.encode({"op": op, "id": name, **request}) + b"\n")
+                self.process.stdin.write(line)
                 self.process.stdin.flush()
-        except (OSError, ValueError):
-            self.waiting.pop(name, None)
-            raise PolicyFault("the vLLM worker has ended") from None
+            except (OSError, ValueError):
+                raise PolicyFault("the vLLM worker has ended") from None
         return future
 
     def close(self) -> None:

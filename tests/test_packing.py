@@ -1,0 +1,111 @@
+"""Shared prefixes are computed once, and nothing changes: loss, gradient, entropy and values equal one row per sequence."""
+
+import anyio
+import msgspec
+import pytest
+import torch
+from agentgym_trainers.engine import TransformersEngine
+from agentgym_trainers.packing import lay_out
+from agentgym_trainers.roles import Critic
+from agentgym_trainers.streams import make_batch
+from agentgym_trainers.update import Part, backward, forward, sampled, score
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import model, renderer
+
+from agentgym import make
+from agentgym.core import Tokens
+from agentgym.episode import Episode, Turn
+from agentgym.rollout import Job, Rollout
+
+
+def episodes_of(rows):
+    """Episodes of one turn each from (group, ids, how many of them were sampled)."""
+    out = []
+    for k, (group, ids, n) in enumerate(rows):
+        tokens = Tokens(ids, [0] * (len(ids) - n) + [1] * n, [0.0] * (len(ids) - n) + [-1.0] * n, {"temperature": 0.8}, [("0", n)])
+        out.append(Episode(f"e{k}", "x", "t", "d", "train", group=str(group), turns=[Turn([], "a", tokens=tokens)], status="valid"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def desk_group():
+    engine = TransformersEngine(model(), renderer(), max_tokens=8)
+    ids = make("tools/desk").taskset.ids()[:3]
+    jobs = [Job(t, attempt=i, seed=i, group=t) for t in ids for i in range(4)]
+    return anyio.run(Rollout(make=lambda: make("tools/desk", limits={"max_turns": 3}), policy=engine, max_tokens=8).run, jobs)
+
+
+def gradient(network, batch, share, objective="clipped"):
+    network.zero_grad()
+    totals = backward(network, [Part(batch, objective, kl=0.1 if "reference" in batch.scored else 0.0, entropy=0.01)], share)
+    return totals["loss"], torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("objective", ["clipped", "sequence_clipped", "topr", "reinforce"])
+def test_loss_and_gradient_of_a_real_batch_equal_the_unpacked_ones(desk_group, objective):
+    network = model(2)
+    batch = make_batch(desk_group, [(-1.0) ** i for i in range(len(desk_group))], "token")
+    batch = batch.having(reference=score(model(5), batch))
+    packed, padded = lay_out(batch), lay_out(batch, share=False)
+    assert packed.ids_RT.numel() < 0.8 * padded.ids_RT.numel()
+    (a, x), (b, y) = gradient(network, batch, True, objective), gradient(network, batch, False, objective)
+    assert a == pytest.approx(b, abs=1e-5) and torch.allclose(x, y, atol=1e-5)
+
+
+def test_branches_after_a_fork_share_all_that_came_before(desk_group):
+    parent = max(desk_group, key=lambda e: len(e.turns))
+    forks = []
+    for k in range(4):
+        last = parent.turns[-1].tokens
+        n = sum(last.mask)
+        ids = last.ids[:-n] + [(i + k) % 500 for i in last.ids[-n:]]
+        turns = [*parent.turns[:-1], msgspec.structs.replace(parent.turns[-1], tokens=msgspec.structs.replace(last, ids=ids))]
+        forks.append(msgspec.structs.replace(parent, id=f"f{k}", turns=turns, parent=(parent.id, len(parent.turns) - 1)))
+    batch = make_batch(forks, [1.0, -1.0, 0.5, -0.5], "token")
+    whole, unique = len(batch), int((lay_out(batch).position_RT.flatten() > 0).sum()) + 1
+    n = sum(parent.turns[-1].tokens.mask)
+    assert unique <= whole // 4 + 3 * n
+    (a, x), (b, y) = gradient(model(1), batch, True), gradient(model(1), batch, False)
+    assert a == pytest.approx(b, abs=1e-5) and torch.allclose(x, y, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_tree_of_sequences_gives_the_same_numbers(data):
+    rows = []
+    for group in range(data.draw(st.integers(1, 3))):
+        stem = data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=12))
+        for _ in range(data.draw(st.integers(1, 4))):
+            cut = data.draw(st.integers(1, len(stem)))
+            tail = data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=8))
+            rows.append((group, stem[:cut] + tail, data.draw(st.integers(1, len(tail)))))
+    batch = make_batch(episodes_of(rows), [1.0] * len(rows), "token")
+    network = model(3)
+    with torch.no_grad():
+        a, b = forward(network, batch), forward(network, batch, share=False)
+    for name in ("logp_N", "entropy_N", "q_N", "v_N"):
+        assert torch.allclose(getattr(a, name), getattr(b, name), atol=1e-5), name
+    n = sum(m for _, ids, m in rows)
+    assert len(sampled(batch)) == n
+
+
+def test_what_the_trainer_says_is_what_the_engine_sampled(desk_group):
+    batch = make_batch(desk_group, [1.0] * len(desk_group), "token")
+    assert ((score(model(), batch) - batch.behaviour_logp_N) * batch.mask_N).abs().max() < 2e-4
+    critic = Critic(model())
+    torch.nn.init.normal_(critic.head.head.weight)
+    value = critic.score(batch)
+    assert value[batch.mask_N == 0].abs().max() == 0 and value[batch.mask_N > 0].abs().min() > 0
+
+
+def test_a_row_is_closed_before_it_grows_beyond_its_size(monkeypatch):
+    from agentgym_trainers import packing
+
+    monkeypatch.setattr(packing, "ROW", 40)
+    rows = [(g, [3 + g] * 10 + [k + 3] * 9, 9) for g in range(4) for k in range(4)]
+    batch = make_batch(episodes_of(rows), [1.0] * len(rows), "token")
+    assert lay_out(batch).ids_RT.shape[1] <= 40
+    network = model(3)
+    with torch.no_grad():
+        assert torch.allclose(forward(network, batch).logp_N, forward(network, batch, share=False).logp_N, atol=1e-5)
