@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -106,7 +107,7 @@ def paid(episodes: Sequence[Episode], reward: Reward | None = None, decode: Deco
                 spans.append(Span(i, place.turn, *found, term.value))
             else:
                 turn_BT[i, place.turn] += term.value
-        if not valid(episode) or (isinstance(reward, Spec) and lacking(reward, episode)):
+        if not valid(episode) or (isinstance(reward, Spec) and lacking(reward, episode)) or not math.isfinite(episode.total):
             whole_B[i] = np.nan
     group_B = np.array([groups.setdefault(e.group or e.id, len(groups)) for e in episodes], dtype=np.int64)
     return Paid(whole_B, turn_BT, group_B, anchor_BT, seconds_BT, source_B, spans)

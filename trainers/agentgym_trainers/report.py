@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,18 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the back-end must be chosen first
 import msgspec
+from matplotlib.axes import Axes
 
 from agentgym.episode import Episode, read_episodes
 from agentgym.evaluation.report import STYLE
 from agentgym.evaluation.transcript import transcript
 from agentgym_trainers.run import TrainResult
+
+
+PICTURED = (
+    "Pictured: success, reward terms by source, entropy, distances, shares, seconds and tokens per second by phase, "
+    "and what was gained on the reward against held-out success."
+)
 
 
 def write_report(result: TrainResult) -> Path:
@@ -29,7 +38,8 @@ def write_report(result: TrainResult) -> Path:
     page.write_text(
         f"<!doctype html><meta charset=utf-8><title>{html.escape(result.env)} {result.algorithm}</title><style>{STYLE}</style>"
         f"<h1>{html.escape(result.env)}: {html.escape(result.algorithm)}, reward {html.escape(result.reward)}</h1>{_table(result)}"
-        f"<p>{html.escape(warm_text(result))} Intervals are 95% (Wilson).</p><img alt='learning curve' src='data:image/png;base64,{picture}'>{_samples(out)}"
+        f"<p>{html.escape(warm_text(result))} Intervals are 95% (Wilson).</p><p>{PICTURED}</p>"
+        f"<img style='max-width:100%' alt='learning curve' src='data:image/png;base64,{picture}'>{_samples(out)}"
         f"<h2>Configuration</h2><pre>{html.escape((out / 'config.toml').read_text())}</pre>"
     )
     return page
@@ -53,30 +63,78 @@ def _table(result: TrainResult) -> str:
 
 
 def _draw(result: TrainResult, rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each thing there is: the warm start's loss, success over updates, entropy."""
+    """A panel for each thing there is to see."""
     warm, train, evals = ([r for r in rows if r["phase"] == phase] for phase in ("warm", "train", "eval"))
-    figure, axes = plt.subplots(1, 1 + bool(warm) + bool(train), figsize=(4.6 * (1 + bool(warm) + bool(train)), 3.8), constrained_layout=True, squeeze=False)
-    panels = iter(axes[0])
+    panels: list[Callable[[Axes], None]] = [lambda axis: _success(axis, result, train, evals)]
     if warm:
-        axis = next(panels)
-        axis.plot([r["step"] for r in warm], [r["loss"] for r in warm], color="#777777")
-        axis.set(title="warm start", xlabel="supervised update", ylabel="loss per token", yscale="log")
-    axis = next(panels)
-    axis.plot([r["step"] for r in train], [r["success"] for r in train], color="#9bbcd8", label="training episodes, sampled")
-    steps, mean = [r["step"] for r in evals], [r["success"] for r in evals]
-    below, above = [r["success"] - r["low"] for r in evals], [r["high"] - r["success"] for r in evals]
-    axis.errorbar(steps, mean, yerr=[below, above], fmt="o-", color="#1b4f72", capsize=3, label="held-out tasks, greedy")
-    axis.set(title=f"{result.algorithm} on {result.env}", xlabel="update", ylabel="success", ylim=(-0.03, 1.03))
-    axis.legend(frameon=False, loc="lower right")
+        panels.insert(0, lambda axis: _lines(axis, warm, {"loss": "loss"}, "warm start: loss per token", log=True))
     if train:
-        axis = next(panels)
-        axis.plot([r["step"] for r in train if "entropy" in r], [r["entropy"] for r in train if "entropy" in r], color="#b9770e")
-        axis.set(title="entropy of sampled tokens", xlabel="update", ylabel="nats")
-    for axis in axes[0]:
+        terms = {k: k.removeprefix("term:") for k in sorted({k for r in train for k in r}) if k.startswith("term:")}
+        panels += [
+            lambda axis: _lines(axis, train, {"reward": "reward", **terms}, "reward terms, mean per episode"),
+            lambda axis: _lines(axis, train, {"entropy": "entropy"}, "entropy of sampled tokens, nats"),
+            lambda axis: _lines(
+                axis, train, {"mismatch": "|log ratio|", "mismatch_kl": "KL to the sampler", "kl": "KL to the reference"}, "distance per token", log=True
+            ),
+            lambda axis: _lines(axis, train, {"clipped": "ratios past 0.2", "trained": "episodes trained on", "invalid": "invalid episodes"}, "shares"),
+            lambda axis: _phases(axis, train),
+        ]
+    if any("drift" in r for r in evals):
+        panels.append(lambda axis: _optimised(axis, evals))
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.4 * columns, 3.5 * lines), constrained_layout=True, squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        panel(axis)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    figure.savefig(path, dpi=110)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _success(axis: Axes, result: TrainResult, train: list[dict[str, Any]], evals: list[dict[str, Any]]) -> None:
+    axis.plot([r["step"] for r in train], [r["success"] for r in train], color="#9bbcd8", label="training, sampled")
+    below, above = [r["success"] - r["low"] for r in evals], [r["high"] - r["success"] for r in evals]
+    steps, mean = [r["step"] for r in evals], [r["success"] for r in evals]
+    axis.errorbar(steps, mean, yerr=[below, above], fmt="o-", color="#1b4f72", capsize=3, label="held-out, greedy")
+    axis.set(title=f"success: {result.algorithm} on {result.env}", xlabel="update", ylim=(-0.03, 1.03))
+    axis.legend(frameon=False, loc="lower right", fontsize=8)
+
+
+def _lines(axis: Axes, rows: list[dict[str, Any]], names: dict[str, str], title: str, log: bool = False) -> None:
+    """Numbers over updates; those that are never there, or always 0, are left out."""
+    for name, label in names.items():
+        if any(r.get(name) for r in rows):
+            axis.plot([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r], label=label)
+    axis.set(title=title, xlabel="update")
+    if log:
+        axis.set_yscale("symlog", linthresh=1e-5)
+    if len(axis.lines) > 1:
+        axis.legend(frameon=False, fontsize=8)
+
+
+def _phases(axis: Axes, train: list[dict[str, Any]]) -> None:
+    """Seconds of a step by phase, and tokens per second over it."""
+    steps = [r["step"] for r in train]
+    axis.stackplot(steps, [r["sample_s"] for r in train], [r["learn_s"] for r in train], labels=["sampling", "learning"], colors=["#9bbcd8", "#e59866"])
+    axis.set(title="seconds per step, and tokens per second", xlabel="update")
+    made = [b["tokens"] - a["tokens"] for a, b in pairwise([{"tokens": train[0]["tokens"]}, *train])]
+    rate = axis.twinx()
+    rate.plot(steps[1:], [n / max(1e-9, r["sample_s"] + r["learn_s"]) for n, r in zip(made[1:], train[1:], strict=True)], color="#1b4f72", lw=1)
+    rate.set_ylabel("sampled tokens per second", fontsize=8)
+    rate.spines[["top"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def _optimised(axis: Axes, evals: list[dict[str, Any]]) -> None:
+    """The reward that is trained on, and held-out success, over the distance from the start."""
+    rows = [r for r in evals if "drift" in r]
+    axis.plot([r["drift"] for r in rows], [r["proxy"] for r in rows], "o-", color="#e59866", label="reward trained on")
+    axis.plot([r["drift"] for r in rows], [r["success"] for r in rows], "o-", color="#1b4f72", label="held-out success")
+    axis.set(title="over-optimisation", xlabel="KL from the start, nats per token")
+    axis.legend(frameon=False, fontsize=8)
 
 
 def _samples(out: Path) -> str:
