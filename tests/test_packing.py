@@ -36,6 +36,14 @@ def desk_group():
     return anyio.run(Rollout(make=lambda: make("tools/desk", limits={"max_turns": 3}), policy=engine, max_tokens=8).run, jobs)
 
 
+@pytest.fixture(autouse=True)
+def tokens_cost_most(monkeypatch):
+    """So that prefixes are shared wherever there are any, as in a large model; this one is so small that it would not pay."""
+    from agentgym_trainers import update
+
+    monkeypatch.setattr(update, "width_of", lambda config: 1e6)
+
+
 def gradient(network, batch, share, objective="clipped"):
     network.zero_grad()
     totals = backward(network, [Part(batch, objective, kl=0.1 if "reference" in batch.scored else 0.0, entropy=0.01)], share)
@@ -47,7 +55,7 @@ def test_loss_and_gradient_of_a_real_batch_equal_the_unpacked_ones(desk_group, o
     network = model(2)
     batch = make_batch(desk_group, [(-1.0) ** i for i in range(len(desk_group))], "token")
     batch = batch.having(reference=score(model(5), batch))
-    packed, padded = lay_out(batch), lay_out(batch, share=False)
+    packed, padded = lay_out(batch, wide=1e6), lay_out(batch, share=False)
     assert packed.ids_RT.numel() < 0.8 * padded.ids_RT.numel()
     (a, x), (b, y) = gradient(network, batch, True, objective), gradient(network, batch, False, objective)
     assert a == pytest.approx(b, abs=1e-5) and torch.allclose(x, y, atol=1e-5)
@@ -63,7 +71,7 @@ def test_branches_after_a_fork_share_all_that_came_before(desk_group):
         turns = [*parent.turns[:-1], msgspec.structs.replace(parent.turns[-1], tokens=msgspec.structs.replace(last, ids=ids))]
         forks.append(msgspec.structs.replace(parent, id=f"f{k}", turns=turns, parent=(parent.id, len(parent.turns) - 1)))
     batch = make_batch(forks, [1.0, -1.0, 0.5, -0.5], "token")
-    whole, unique = len(batch), int((lay_out(batch).position_RT.flatten() > 0).sum()) + 1
+    whole, unique = len(batch), int((lay_out(batch, wide=1e6).position_RT.flatten() > 0).sum()) + 1
     n = sum(parent.turns[-1].tokens.mask)
     assert unique <= whole // 4 + 3 * n
     (a, x), (b, y) = gradient(model(1), batch, True), gradient(model(1), batch, False)
@@ -102,10 +110,11 @@ def test_what_the_trainer_says_is_what_the_engine_sampled(desk_group):
 def test_a_row_is_closed_before_it_grows_beyond_its_size(monkeypatch):
     from agentgym_trainers import packing
 
-    monkeypatch.setattr(packing, "ROW", 40)
+    monkeypatch.setattr(packing, "TREE", 40)
+    monkeypatch.setattr(packing, "ROWS", (40,))
     rows = [(g, [3 + g] * 10 + [k + 3] * 9, 9) for g in range(4) for k in range(4)]
     batch = make_batch(episodes_of(rows), [1.0] * len(rows), "token")
-    assert lay_out(batch).ids_RT.shape[1] <= 40
+    assert lay_out(batch, wide=1e6).ids_RT.shape[1] <= 40
     network = model(3)
     with torch.no_grad():
         assert torch.allclose(forward(network, batch).logp_N, forward(network, batch, share=False).logp_N, atol=1e-5)

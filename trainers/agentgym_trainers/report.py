@@ -21,7 +21,6 @@ from agentgym.evaluation.report import STYLE
 from agentgym.evaluation.transcript import transcript
 from agentgym_trainers.run import TrainResult
 
-
 PICTURED = (
     "Pictured: success, reward terms by source, entropy, distances, shares, seconds and tokens per second by phase, "
     "and what was gained on the reward against held-out success."

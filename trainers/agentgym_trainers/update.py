@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from agentgym_trainers.objective import OBJECTIVES, Scores, kl_penalty, objective_loss
-from agentgym_trainers.packing import lay_out
+from agentgym_trainers.packing import lay_out, width_of
 from agentgym_trainers.parallel import full, rank, through, world
 from agentgym_trainers.parallel import summed as all_summed
 from agentgym_trainers.regulariser import entropy_by_turn
@@ -44,7 +44,7 @@ def micro_batches(batch: Batch, whole: Unit = "segment", tokens: int = MICRO_TOK
 def hidden(model: PreTrainedModel, batch: Batch, at_M: Tensor, share: bool = True) -> Tensor:
     """``[M, H]``: the last hidden state before each of these tokens: what predicts them."""
     device = model.device
-    rows = lay_out(batch, share)
+    rows = lay_out(batch, share, width_of(model.config))
     sees = None if rows.sees_RTT is None else rows.sees_RTT.to(device)
     out_RTH = decoder(model)(input_ids=rows.ids_RT.to(device), position_ids=rows.position_RT.to(device), attention_mask=sees, use_cache=False).last_hidden_state
     found: Tensor = out_RTH.flatten(0, 1)[rows.before_N[at_M].to(device)]
