@@ -227,10 +227,12 @@ def overlap(model: str) -> dict[str, float]:
             learned.clear()
             marks: list[float] = []
             with tempfile.TemporaryDirectory() as folder:
-                train(
-                    TrainConfig(**config, staleness=staleness, out=folder + "/r"),
-                    lambda phase, row: marks.append(time.perf_counter()) if phase == "train" else None,
-                )
+
+                def mark(phase: str, row: dict[str, Any], marks: list[float] = marks) -> None:
+                    if phase == "train":
+                        marks.append(time.perf_counter())
+
+                train(TrainConfig(**config, staleness=staleness, out=folder + "/r"), mark)
                 rows = [json.loads(line) for line in (Path(folder) / "r" / "metrics.jsonl").read_text().splitlines()]
             steps = [b - a for a, b in pairwise(marks[2:])]
             out[f"{name}_step_s"] = round(statistics.median(steps), 4)

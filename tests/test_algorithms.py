@@ -396,7 +396,7 @@ def test_rmt_weight_zero_is_plain_reinforcement_learning_and_its_budget_shrinks(
 @pytest.mark.parametrize("name", ["scalable_irl", "b_coder"])
 def test_conservative_alone_is_maximum_likelihood(name):
     network, batch = model(), batch_of(group(1.0, 0.0), [1.0, 1.0]).having(reward=torch.zeros(6))
-    now = forward(network, batch)
+    now = forward(network, batch, values=True)
     assert torch.allclose(objective_loss("bellman", now, batch, error=0.0, conservative=1.0), objective_loss("weighted", now, batch, by="one"), atol=1e-6)
     assert resolve(name).options["conservative"] == 1.0
 
@@ -409,11 +409,11 @@ def test_scalable_irl_the_recovered_reward_ranks_demonstrations_above_random_epi
     demo, both = batch_of([shown]), batch_of([shown, other])
     for _ in range(30):
         optimizer.zero_grad()
-        objective_loss("bellman", forward(network, demo), demo, error=0.01, conservative=1.0, paid=False, residual=True).backward()
+        objective_loss("bellman", forward(network, demo, values=True), demo, error=0.01, conservative=1.0, paid=False, residual=True).backward()
         optimizer.step()
     from agentgym_trainers.objective import following
 
-    now, (next_N, ends_N) = forward(network, both), following(both)
+    now, (next_N, ends_N) = forward(network, both, values=True), following(both)
     reward_N = (now.q_N - torch.where(ends_N, 0.0, now.v_N[next_N])) * both.mask_N
     assert reward_N[both.episode_N == 0].sum() > reward_N[both.episode_N == 1].sum()
 

@@ -145,3 +145,38 @@ def test_a_special_token_written_in_a_message_is_only_text():
         ids = made.open([], [{"role": "user", "content": text}])
         assert ids.count(made.end_id) == 1 and ids.count(ids[0]) == 2
         assert made.bridge([{"role": "user", "content": text}]).count(made.end_id) == 1
+
+
+def test_the_fused_forward_is_used_for_the_usual_shape_and_for_no_other():
+    from agentgym_trainers.decode import fused
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    assert fused(model()) is not None
+    for config in (Qwen2Config(**sizes), LlamaConfig(**sizes, tie_word_embeddings=False, attention_bias=True)):
+        assert fused(AutoModelForCausalLM.from_config(config).eval()) is not None
+    assert fused(AutoModelForCausalLM.from_config(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4)).eval()) is None
+    odd = model(5)
+    odd.get_decoder().layers[0].register_forward_hook(lambda module, args, out: out * 1.5)  # a model that is not what its parts say
+    assert fused(odd) is None
+
+
+def test_without_a_fused_forward_the_engine_samples_the_same():
+    plain, quick = (TransformersEngine(model(), renderer(), max_tokens=16) for _ in range(2))
+    plain._fused = None
+    asked_for = [asked(i) for i in range(6)]
+    a, b = together(plain, asked_for), together(quick, asked_for)
+    assert [c.tokens.ids for c in a] == [c.tokens.ids for c in b]
+    assert all(x.tokens.logprobs == pytest.approx(y.tokens.logprobs, abs=1e-5) for x, y in zip(a, b, strict=True))
+
+
+def test_a_groups_prompt_is_read_once():
+    engine, read = TransformersEngine(model(), renderer(), max_tokens=4), []
+    logits = engine._logits
+    engine._logits = lambda batch, chunks: (read.append(sum(map(len, chunks))), logits(batch, chunks))[1]
+    group = [Conversation(f"g/{i}", [{"role": "user", "content": "Close the ticket 'old door'."}], seed=i) for i in range(8)]
+    found = together(engine, group)
+    prompt = len(found[0].tokens.ids) - sum(found[0].tokens.mask)
+    assert read[0] == prompt and len({tuple(c.tokens.ids) for c in found}) > 1
+    alone = [together(TransformersEngine(model(), renderer(), max_tokens=4), [c])[0] for c in group]
+    assert [c.tokens.ids for c in found] == [c.tokens.ids for c in alone]

@@ -91,7 +91,7 @@ def test_any_tree_of_sequences_gives_the_same_numbers(data):
     batch = make_batch(episodes_of(rows), [1.0] * len(rows), "token")
     network = model(3)
     with torch.no_grad():
-        a, b = forward(network, batch), forward(network, batch, share=False)
+        a, b = forward(network, batch, values=True), forward(network, batch, values=True, share=False)
     for name in ("logp_N", "entropy_N", "q_N", "v_N"):
         assert torch.allclose(getattr(a, name), getattr(b, name), atol=1e-5), name
     n = sum(m for _, ids, m in rows)

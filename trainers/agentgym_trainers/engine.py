@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache
 
 from agentgym.core import Completion, Conversation, Tokens
 from agentgym.errors import ContextOverflow, UsageError
+from agentgym_trainers.decode import fused
 from agentgym_trainers.parallel import full
 from agentgym_trainers.renderer import ChatRenderer
 
@@ -185,7 +186,7 @@ class TransformersEngine(TokenEngine):
         if layers != {"full_attention"}:
             raise UsageError(f"{name}: layers of kind {sorted(layers)} are not supported by the transformers engine; use full attention")
         super().__init__(renderer, name, temperature, max_tokens, context or int(getattr(model.config, "max_position_embeddings", 4096)))
-        self.model = model
+        self.model, self._fused = model, fused(model)
         self._cache, self._lengths = SlotCache(), np.zeros(0, dtype=np.int64)
         self._owner: dict[str, int] = {}
         self._free: list[int] = []
@@ -202,6 +203,8 @@ class TransformersEngine(TokenEngine):
             with torch.no_grad():
                 for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
                     mine.copy_(full(theirs))
+        if self._fused is not None:
+            self._fused.refresh()
         self.version = version
         busy = {r.key: r.slot for r in self._active}
         self._owner = {k: s for k, s in self._owner.items() if k in busy}
@@ -322,13 +325,15 @@ class TransformersEngine(TokenEngine):
         self._cache.view(None if everyone else torch.from_numpy(rows).to(device), torch.from_numpy(rows).to(device), write_at, reach)
         seen = torch.from_numpy(np.maximum(position, 0)).to(device)
         mask = torch.arange(reach, device=device)[None, None, None, :] <= seen[:, None, :, None]
-        out = self.model(
-            input_ids=torch.from_numpy(ids).to(device), position_ids=seen, attention_mask=mask,
-            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+        read = torch.from_numpy(ids).to(device)
+        if self._fused is not None:
+            logits = self._fused(read, seen, mask, self._cache)
+        else:
+            out = self.model(input_ids=read, position_ids=seen, attention_mask=mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            logits = out.logits[:, -1]
         self._lengths[slots] += counts
-        logits: torch.Tensor = out.logits[torch.from_numpy(at).to(device), -1].float()
-        return logits
+        chosen: torch.Tensor = logits[torch.from_numpy(at).to(device)].float()
+        return chosen
 
     def _sample(self, batch: list[_Request], logits: torch.Tensor) -> None:
         """One token each, by inverse transform of the request's own uniform number; log-probabilities as sampled."""

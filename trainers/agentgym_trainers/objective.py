@@ -18,9 +18,10 @@ from agentgym_trainers.streams import OUTSIDE, Batch, Unit, summed, turn_of, wei
 
 @dataclass(frozen=True)
 class Scores:
-    """What the policy now says of each sampled token; 0 elsewhere. ``q_N`` is the token's logit at its temperature.
+    """What the policy now says of each sampled token; 0 elsewhere. The last three are there only for objectives that read values.
 
-    ``v_N`` is the logarithm of the sum of all exponentiated logits, ``best_N`` the largest of them, so ``logp = q − v``.
+    ``q_N`` is the token's logit at its temperature, ``v_N`` the logarithm of the sum of all exponentiated logits, ``best_N`` the largest of
+    them, so ``logp = q − v``.
     """
 
     logp_N: Tensor
@@ -32,10 +33,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss per token, and the unit that it must see whole."""
+    """A loss per token, the unit that it must see whole, and whether it reads logits as ``values``."""
 
     loss: Callable[..., Tensor]
     whole: Unit = "token"
+    values: bool = False
 
 
 def _surrogate(ratio_N: Tensor, advantage_N: Tensor, low: float, high: float, largest: float | None = None, dual: float | None = None) -> Tensor:
@@ -250,7 +252,7 @@ def _first_in(episode_N: Tensor, pair_N: Tensor) -> Tensor:
 OBJECTIVES: dict[str, Objective] = {
     "clipped": Objective(clipped), "sequence_clipped": Objective(sequence_clipped, "segment"), "cispo": Objective(cispo), "topr": Objective(topr, "episode"),
     "reinforce": Objective(reinforce), "weighted": Objective(weighted), "negative_aware": Objective(negative_aware), "refined": Objective(refined),
-    "bellman": Objective(bellman, "episode"), "preference": Objective(preference, "pair"),
+    "bellman": Objective(bellman, "episode", values=True), "preference": Objective(preference, "pair"),
 }  # fmt: skip
 
 

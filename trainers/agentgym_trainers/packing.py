@@ -21,11 +21,20 @@ TREE = 4096
 
 
 @dataclass(frozen=True)
+class Stem:
+    """What every sequence of a group begins with, computed once: ``ids_GP`` and positions, their lengths, and each row's group."""
+
+    ids_GP: Tensor
+    length_G: Tensor
+    group_R: Tensor
+
+
+@dataclass(frozen=True)
 class Layout:
     """``ids_RT``, their positions, what each may see ``[R, 1, T, T]`` (None: what came before it in its row).
 
     Of each token of the batch, ``place_N`` is where it lies and ``before_N`` where the one before it does (−1: it is the first), counted
-    over all rows.
+    over all rows; with a ``stem``, over the stem's rows first. Rows then hold what comes after it, and see it whole.
     """
 
     ids_RT: Tensor
@@ -33,6 +42,7 @@ class Layout:
     sees_RTT: Tensor | None
     place_N: Tensor
     before_N: Tensor
+    stem: Stem | None = None
 
 
 def segments(batch: Batch) -> list[Tensor]:
@@ -42,8 +52,9 @@ def segments(batch: Batch) -> list[Tensor]:
     return list(torch.split(order, sizes.tolist()))
 
 
-def lay_out(batch: Batch, share: bool = True, wide: float = 1.0) -> Layout:
-    """Rows for a forward over whole segments: trees of those that share a prefix where that costs less, or one padded row for each.
+def lay_out(batch: Batch, share: bool = True, wide: float = 1.0, stem: bool = True) -> Layout:
+    """Rows for a forward over whole segments, whichever costs least: one padded row for each; rows that hang on what their group begins
+    with (``stem`` allows it); or trees of all that share a prefix.
 
     ``wide`` is how many further positions seen cost as much as a token's own layers (``width_of``): a row of trees sees all of itself.
     """
@@ -60,6 +71,12 @@ def lay_out(batch: Batch, share: bool = True, wide: float = 1.0) -> Layout:
         width = max(sum(sizes[k] for k in row) for row in rows)
         costs[room] = len(rows) * width * (wide + width)
     room = min(costs, key=lambda r: costs[r])
+    stems = _stems(batch, pieces)
+    tails = [len(p) - stems[int(batch.group_N[p[0]])] for p in pieces]
+    deep, wide_row = max(stems.values()), max(tails)
+    hung = len(stems) * deep * (wide + deep / 2) + len(pieces) * wide_row * (wide + deep + wide_row)
+    if hung < min(costs[room], apart) and deep and stem:
+        return _hung(batch, pieces, stems)
     return _packed(batch, trees, _filled(sizes, room)) if costs[room] < apart else _padded(batch, pieces)
 
 
@@ -70,6 +87,43 @@ def width_of(config: Any) -> float:
     heads = int(config.num_attention_heads) * int(getattr(config, "head_dim", None) or hidden // int(config.num_attention_heads))
     kept = int(getattr(config, "num_key_value_heads", config.num_attention_heads)) / int(config.num_attention_heads)
     return 3 * (heads * hidden * (2 + 2 * kept) + 3 * hidden * inner) / (2 * heads)
+
+
+def _stems(batch: Batch, pieces: list[Tensor]) -> dict[int, int]:
+    """How many tokens the sequences of each group have in common at their start; each keeps one of its own. 0 where a group has one."""
+    ids, first, out = batch.ids_N.numpy(), dict[int, Indices](), dict[int, int]()
+    for piece in pieces:
+        group, own = int(batch.group_N[piece[0]]), ids[piece.numpy()]
+        if group not in first:
+            first[group], out[group] = own, 0
+            continue
+        common = min(_common(first[group], own), len(own) - 1, len(first[group]) - 1)
+        out[group] = common if not out[group] else min(out[group], common)
+    return out
+
+
+def _hung(batch: Batch, pieces: list[Tensor], stems: dict[int, int]) -> Layout:
+    """A row for what each sequence has of its own, and one for what its group begins with."""
+    groups = {g: k for k, g in enumerate(stems)}
+    deep, width = max(stems.values()), max(len(p) - stems[int(batch.group_N[p[0]])] for p in pieces)
+    stem_GP, length_G = np.zeros((len(groups), deep), dtype=np.int64), np.array(list(stems.values()))
+    ids_RT, position_RT = np.zeros((len(pieces), width), dtype=np.int64), np.zeros((len(pieces), width), dtype=np.int64)
+    place_N, before_N = np.zeros(len(batch), dtype=np.int64), np.full(len(batch), -1)
+    ids, group_R = batch.ids_N.numpy(), np.zeros(len(pieces), dtype=np.int64)
+    for r, piece in enumerate(pieces):
+        at = piece.numpy()
+        g = group_R[r] = groups[int(batch.group_N[piece[0]])]
+        n = int(length_G[g])
+        own = len(at) - n
+        stem_GP[g, :n], ids_RT[r, :own], position_RT[r, :own] = ids[at[:n]], ids[at[n:]], np.arange(n, len(at))
+        place_N[at] = np.concatenate([g * deep + np.arange(n), len(groups) * deep + r * width + np.arange(own)])
+        before_N[at[1:]] = place_N[at[:-1]]
+    seen = (np.arange(deep)[None] < length_G[group_R][:, None])[:, None, None, :]
+    later = np.tril(np.ones((width, width), dtype=bool))[None, None]
+    sees = np.concatenate([np.broadcast_to(seen, (len(pieces), 1, width, deep)), np.broadcast_to(later, (len(pieces), 1, width, width))], -1)
+    made = [torch.from_numpy(np.ascontiguousarray(a)) for a in (ids_RT, position_RT, sees, place_N, before_N)]
+    stem = Stem(torch.from_numpy(stem_GP), torch.from_numpy(length_G), torch.from_numpy(group_R))
+    return Layout(made[0], made[1], made[2], made[3], made[4], stem)
 
 
 def _filled(sizes: list[int], room: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from agentgym_trainers.objective import OBJECTIVES, Scores, kl_penalty, objective_loss
 from agentgym_trainers.packing import lay_out, width_of
@@ -43,12 +44,38 @@ def micro_batches(batch: Batch, whole: Unit = "segment", tokens: int = MICRO_TOK
 
 def hidden(model: PreTrainedModel, batch: Batch, at_M: Tensor, share: bool = True) -> Tensor:
     """``[M, H]``: the last hidden state before each of these tokens: what predicts them."""
-    device = model.device
-    rows = lay_out(batch, share, width_of(model.config))
+    device, body = model.device, decoder(model)
+    rows = lay_out(batch, share, width_of(model.config), stem=world() == 1)
     sees = None if rows.sees_RTT is None else rows.sees_RTT.to(device)
-    out_RTH = decoder(model)(input_ids=rows.ids_RT.to(device), position_ids=rows.position_RT.to(device), attention_mask=sees, use_cache=False).last_hidden_state
-    found: Tensor = out_RTH.flatten(0, 1)[rows.before_N[at_M].to(device)]
+    ids_RT, position_RT, flat, kept = rows.ids_RT.to(device), rows.position_RT.to(device), [], None
+    if rows.stem is not None:
+        kept = _StemCache(rows.stem.group_R.to(device))
+        stem_GP = rows.stem.ids_GP.to(device)
+        flat.append(body(input_ids=stem_GP, past_key_values=kept, use_cache=True).last_hidden_state.flatten(0, 1))
+    out_RTH = body(input_ids=ids_RT, position_ids=position_RT, attention_mask=sees, past_key_values=kept, use_cache=kept is not None).last_hidden_state
+    found: Tensor = torch.cat([*flat, out_RTH.flatten(0, 1)])[rows.before_N[at_M].to(device)]
     return found
+
+
+class _StemCache(Cache):  # type: ignore[misc]  # transformers is not typed
+    """Keys and values of what groups begin with, with their gradient: kept at the first forward, put before each row's own at the second."""
+
+    def __init__(self, group_R: Tensor) -> None:
+        super().__init__(layers=[])
+        self.group_R = group_R
+        self.held: list[tuple[Tensor, Tensor]] = []
+        self.reading = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.reading == layer_idx == len(self.held):
+            self.held.append((key_states, value_states))
+            self.reading += 1
+            return key_states, value_states
+        keys, values = self.held[layer_idx]
+        return torch.cat([keys[self.group_R], key_states], 2), torch.cat([values[self.group_R], value_states], 2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
@@ -62,21 +89,29 @@ def sampled(batch: Batch) -> Tensor:
     return torch.nonzero((batch.mask_N > 0) & (batch.position_N > 0))[:, 0]
 
 
-def forward(model: PreTrainedModel, batch: Batch, *, entropy_grad: bool = False, share: bool = True) -> Scores:
-    """What a model says of each sampled token of whole segments, at its temperature; 0 elsewhere. Entropy has a gradient only if asked."""
+def forward(model: PreTrainedModel, batch: Batch, *, entropy_grad: bool = False, values: bool = False, share: bool = True) -> Scores:
+    """What a model says of each sampled token of whole segments, at its temperature; 0 elsewhere.
+
+    Entropy has a gradient, and logits are read as values, only if asked.
+    """
     at_M = sampled(batch)
 
     def work(model: PreTrainedModel) -> tuple[Tensor, ...]:
-        logits_MV = model.get_output_embeddings()(hidden(model, batch, at_M, share)).float() / batch.temperature_N[at_M].to(model.device)[:, None]
-        v_M = torch.logsumexp(logits_MV, dim=-1)
-        q_M = logits_MV.gather(-1, batch.ids_N[at_M].to(model.device)[:, None])[:, 0].clone()
+        logits_MV = model.get_output_embeddings()(hidden(model, batch, at_M, share)).float()
+        if not bool((temperature_M := batch.temperature_N[at_M]).eq(1).all()):
+            logits_MV = logits_MV / temperature_M.to(model.device)[:, None]
+        chosen_M1 = batch.ids_N[at_M].to(model.device)[:, None]
+        logp_MV = torch.log_softmax(logits_MV, dim=-1)
         with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-            p_MV = torch.softmax(logits_MV, dim=-1)
-            entropy_M = v_M - (p_MV * logits_MV).sum(-1)
-        return q_M - v_M, entropy_M, q_M, v_M, logits_MV.detach().max(-1).values
+            entropy_M = -(logp_MV.exp() * logp_MV).sum(-1)
+        told = (logp_MV.gather(-1, chosen_M1)[:, 0].clone(), entropy_M)
+        if not values:
+            return told
+        return *told, logits_MV.gather(-1, chosen_M1)[:, 0].clone(), torch.logsumexp(logits_MV, dim=-1), logits_MV.detach().max(-1).values
 
     zero_N = torch.zeros(len(batch))
-    return Scores(*(zero_N.index_put((at_M,), part_M.cpu()) for part_M in through(model, work)))
+    found = [zero_N.index_put((at_M,), part_M.cpu()) for part_M in through(model, work)]
+    return Scores(*found, *[zero_N] * (5 - len(found)))
 
 
 def score(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -139,7 +174,7 @@ def backward(model: PreTrainedModel, parts: Sequence[Part], share: bool = True) 
         count, episodes = float(part.batch.mask_N.sum()) or 1.0, len(torch.unique(part.batch.episode_N))
         for index_M, mine in dealt(list(micro_batches(part.batch, "episode" if part.band else OBJECTIVES[part.objective].whole))):
             micro = part.batch.take(index_M)
-            now = forward(model, micro, entropy_grad=bool(part.entropy), share=share)
+            now = forward(model, micro, entropy_grad=bool(part.entropy), values=OBJECTIVES[part.objective].values, share=share)
             loss, apart = part.loss(now, micro)
             (loss * mine * world()).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             if not mine:

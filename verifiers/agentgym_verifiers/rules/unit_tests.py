@@ -177,7 +177,7 @@ def played_in(view: EpisodeView) -> str | None:
 
 
 def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = None) -> Verdict:
-    """The verdict of a patch, in a fresh sandbox.
+    """The verdict of a patch, in a fresh sandbox. A time-out counts once it has happened twice, the second time alone and with twice the time.
 
     Raises:
         SandboxFault, MissingExtra: the tests could not be run.
@@ -200,9 +200,17 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
     asked = sorted({i.partition("::")[0] for i in (*bench.fail_to_pass, *bench.pass_to_pass, *bench.others)})
     asked.insert(random.Random(secret).randrange(len(asked) + 1), canaries.plain)
     asked += [f for f in canaries.files if f != canaries.plain]
-    with start(bench.image, bench.resources, kind) as sandbox:
-        sandbox.write({f"{WORK}/{p}": Entry("f", taken[p].mode & 0o755 if p in taken else 0o644, data=d) for p, d in files.items()})
-        run = run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=bench.seconds, secret=secret)
+    entries = {f"{WORK}/{p}": Entry("f", taken[p].mode & 0o755 if p in taken else 0o644, data=d) for p, d in files.items()}
+
+    def run_in_a_fresh_one(seconds: float) -> Run:
+        with start(bench.image, bench.resources, kind) as sandbox:
+            sandbox.write(entries)
+            return run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=seconds, secret=secret)
+
+    run = run_in_a_fresh_one(bench.seconds)
+    if run.limit == "time":  # the patch may be slow, or the machine busy: once more, alone and with more time, before it counts
+        with _alone:
+            run = run_in_a_fresh_one(2 * bench.seconds)
     verdict = judge_run(bench, canaries, run)
     size = sum(len(c.data) for c in taken.values())
     evidence = {**verdict.evidence, "changed": len(taken), "patch_bytes": size}
@@ -237,7 +245,7 @@ def judge_run(bench: Bench, canaries: Canaries, run: Run) -> Verdict:
     )  # fmt: skip
 
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time, _alone = threading.Lock(), threading.Lock()
 
 
 def parse(source: bytes) -> ast.Module:

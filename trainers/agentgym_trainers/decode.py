@@ -1,0 +1,90 @@
+"""A decoder's forward with few, large operations: a token's worth of a small model is bound by how many operations there are.
+
+It stands in for a ``transformers`` model of the usual shape (RMS norm, rotary positions, grouped queries, gated feed-forward: Llama, Qwen2,
+Qwen3 and their kin) and is used only where it is proved, when made, to give that model's own numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # its usual name
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+class Fused:
+    """The weights of a model, those that are used together joined. They are copies: ``refresh`` after an update."""
+
+    layers: list[tuple[Any, ...]]
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, body = model, model.get_decoder()
+        config = model.config
+        self.heads, self.kept = int(config.num_attention_heads), int(config.num_key_value_heads)
+        self.width = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
+        self.eps, self.hidden = float(config.rms_norm_eps), int(config.hidden_size)
+        self.rotary, self.embed = body.rotary_emb, body.embed_tokens
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the weights as they are now."""
+        body = self.model.get_decoder()
+        self.norm, self.head = body.norm.weight, self.model.get_output_embeddings().weight
+        self.layers = []
+        for layer in body.layers:
+            a, m = layer.self_attn, layer.mlp
+            biases = [p.bias for p in (a.q_proj, a.k_proj, a.v_proj)]
+            self.layers.append(
+                (
+                    layer.input_layernorm.weight, torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
+                    torch.cat(biases) if biases[0] is not None else None, getattr(a, "q_norm", None), getattr(a, "k_norm", None), a.o_proj,
+                    layer.post_attention_layernorm.weight, torch.cat([m.gate_proj.weight, m.up_proj.weight]), m.down_proj.weight,
+                )
+            )  # fmt: skip
+
+    def __call__(self, ids: Tensor, position: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """Logits ``[rows, vocabulary]`` after the last of ``ids [rows, width]``; keys and values go through ``cache.update``."""
+        rows, width = ids.shape
+        x = self.embed(ids)
+        cos, sin = (t[:, :, None] for t in self.rotary(x, position))
+        half = self.width // 2
+        for number, (first, qkv, bias, q_norm, k_norm, out, second, gate_up, down) in enumerate(self.layers):
+            found = F.linear(F.rms_norm(x, (self.hidden,), first, self.eps), qkv, bias).view(rows, width, -1, self.width)
+            if q_norm is None:
+                turned = found[:, :, : self.heads + self.kept]
+            else:
+                q, k = found[:, :, : self.heads], found[:, :, self.heads : self.heads + self.kept]
+                norm = (self.width,)
+                turned = torch.cat([F.rms_norm(q, norm, q_norm.weight, self.eps), F.rms_norm(k, norm, k_norm.weight, self.eps)], 2)
+            turned = turned * cos + torch.cat([-turned[..., half:], turned[..., :half]], -1) * sin
+            keys, values = cache.update(turned[:, :, self.heads :].transpose(1, 2), found[:, :, self.heads + self.kept :].transpose(1, 2), number)
+            seen = F.scaled_dot_product_attention(turned[:, :, : self.heads].transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=self.heads != self.kept)
+            x = x + out(seen.transpose(1, 2).reshape(rows, width, -1))
+            gate, up = F.linear(F.rms_norm(x, (self.hidden,), second, self.eps), gate_up).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, down)
+        return F.linear(F.rms_norm(x[:, -1], (self.hidden,), self.norm, self.eps), self.head)
+
+
+class _Alone:
+    """A cache that holds nothing: for the proof."""
+
+    def update(self, keys: Tensor, values: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        return keys, values
+
+
+@torch.no_grad()
+def fused(model: PreTrainedModel) -> Fused | None:
+    """The model's stand-in, if it has the shape and gives the model's own numbers on a sample; else None."""
+    try:
+        made = Fused(model)
+        ids = torch.arange(3, 14, device=model.device)[None] % int(model.config.vocab_size)
+        position = torch.arange(ids.shape[1], device=model.device)[None]
+        mask = torch.ones((ids.shape[1],) * 2, dtype=torch.bool, device=model.device).tril()[None, None]
+        mine = made(ids, position, mask, _Alone()).float()
+        theirs = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    except (AttributeError, TypeError, RuntimeError):
+        return None
+    return made if torch.allclose(mine, theirs, atol=1e-4 if model.dtype == torch.float32 else 5e-2, rtol=1e-3) else None
