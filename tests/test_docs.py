@@ -30,3 +30,12 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^    (agentgy
 def test_commands_in_the_docs_are_commands(line):
     verb, words = split_verb(shlex.split(line)[1:])
     assert parse(find(verb), words).config is not None
+
+
+def test_the_runs_of_the_training_page_run_one_after_the_other(tmp_path):
+    lines = re.findall(r"^    (agentgym train .*)$", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        done = subprocess.run([sys.executable, "-m", *shlex.split(line), "--plain"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert {p.parent.name for p in tmp_path.glob("runs/*/report.html")} == {"doc-first", "doc-dapo"}
