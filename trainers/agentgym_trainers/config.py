@@ -52,7 +52,7 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     data: Annotated[str, _says("learn from the episodes of this run or bundle, and sample none")] = ""
     steps: Annotated[int, _says("reinforcement-learning updates", ge=0)] = 40
     groups: Annotated[int, _says("tasks per update", ge=1)] = 16
-    group_size: Annotated[int, _says("episodes per task", ge=1)] = 8
+    group_size: Annotated[int, _says("episodes per task", ge=2)] = 8
     updates: Annotated[int, _says("optimiser updates per collected batch: its episodes are dealt into that many parts", ge=1)] = 1
     lr: Annotated[float, _says("learning rate", gt=0)] = 3e-4
     lr_warmup: Annotated[int, _says("updates over which the learning rate rises to its value", ge=1)] = 10
