@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the back-end must be chosen first
 import msgspec
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from agentgym.episode import Episode, read_episodes
 from agentgym.evaluation.report import STYLE
@@ -108,9 +109,11 @@ def _lines(axis: Axes, rows: list[dict[str, Any]], names: dict[str, str], title:
         if any(r.get(name) for r in rows):
             axis.plot([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r], label=label)
     axis.set(title=title, xlabel="update")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log:
-        axis.set_yscale("symlog", linthresh=1e-5)
-    if len(axis.lines) > 1:
+        axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set_ylim(bottom=0)
+    if len(names) > 1 and axis.lines:
         axis.legend(frameon=False, fontsize=8)
 
 
