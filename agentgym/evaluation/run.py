@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -118,8 +119,9 @@ def stores(out: Path | None) -> Iterator[Keep]:
         yield Keep(episodes, ArtefactStore(out / "artefacts"))
 
 
+@cache
 def provenance() -> dict[str, str]:
-    """Versions of what made an episode."""
+    """Versions of what makes episodes in this process; read once, since that takes a tenth of a second."""
     names = [d.metadata["Name"] for d in metadata.distributions() if (d.metadata["Name"] or "").startswith("agentgym-")]
     return {"python": sys.version.split()[0], **{n: metadata.version(n) for n in sorted(set(names))}}
 
