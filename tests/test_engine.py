@@ -180,3 +180,20 @@ def test_a_groups_prompt_is_read_once():
     assert read[0] == prompt and len({tuple(c.tokens.ids) for c in found}) > 1
     alone = [together(TransformersEngine(model(), renderer(), max_tokens=4), [c])[0] for c in group]
     assert [c.tokens.ids for c in found] == [c.tokens.ids for c in alone]
+
+
+def test_adapters_are_sampled_with():
+    pytest.importorskip("peft")
+    from agentgym_trainers.model import adapted
+
+    network = adapted(model(), 4)
+    engine = TransformersEngine(network, renderer(), temperature=0.0, max_tokens=8)
+    assert engine._fused is None
+    for name, weight in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=1.0)
+    (found,) = together(engine, [asked(1)])
+    n = sum(found.tokens.mask)
+    with torch.no_grad():
+        logits = network(torch.tensor([found.tokens.ids])).logits[0, -n - 1 : -1]
+    assert found.tokens.ids[-n:] == logits.argmax(-1).tolist()

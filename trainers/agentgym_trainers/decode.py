@@ -77,7 +77,9 @@ class _Alone:
 
 @torch.no_grad()
 def fused(model: PreTrainedModel) -> Fused | None:
-    """The model's stand-in, if it has the shape and gives the model's own numbers on a sample; else None."""
+    """The model's stand-in, if it has the shape and gives the model's own numbers on a sample; else None. Adapters are no part of the shape."""
+    if hasattr(model, "peft_config"):
+        return None
     try:
         made = Fused(model)
         ids = torch.arange(3, 14, device=model.device)[None] % int(model.config.vocab_size)
