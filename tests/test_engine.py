@@ -197,3 +197,33 @@ def test_adapters_are_sampled_with():
     with torch.no_grad():
         logits = network(torch.tensor([found.tokens.ids])).logits[0, -n - 1 : -1]
     assert found.tokens.ids[-n:] == logits.argmax(-1).tolist()
+
+
+def test_whoever_gives_up_half_way_stops_nobody_else():
+    """Requests are cancelled while they wait and while they drive; the others still finish, with what they would have said."""
+    engine = TransformersEngine(model(), renderer(), max_tokens=12)
+    alone = {i: together(TransformersEngine(model(), renderer(), max_tokens=12), [asked(i)])[0].tokens.ids for i in range(4)}
+    forward, steps, found, scopes = engine._forward, [], {}, {}
+
+    def watched():
+        forward()
+        steps.append(1)
+        for who, at in ((0, 2), (1, 4)):  # first whoever drives, then one that waits
+            if len(steps) == at:
+                scopes[who].cancel()
+
+    engine._forward = watched
+
+    async def one(i):
+        with anyio.CancelScope() as scopes[i]:
+            found[i] = (await engine.act(asked(i))).tokens.ids
+
+    async def run():
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                for i in range(4):
+                    group.start_soon(one, i)
+
+    anyio.run(run)
+    assert {2, 3} <= set(found) <= {0, 1, 2, 3} and all(found[i] == alone[i] for i in found) and not engine._active and not engine._pending
+    assert len(found) < 4

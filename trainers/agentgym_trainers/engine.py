@@ -232,19 +232,24 @@ class TransformersEngine(TokenEngine):
 
     async def _complete(self, request: _Request) -> None:
         self._pending.append(request)
-        await anyio.lowlevel.checkpoint()  # let everyone who is ready ask first
-        while request.finish is None:
-            if self._driving:
-                await request.wake.wait()
-                request.wake = anyio.Event()
-                continue
-            self._driving = True
-            try:
-                while request.finish is None:
-                    await anyio.lowlevel.checkpoint()
-                    self._forward()
-            finally:
-                self._driving = False
+        try:
+            await anyio.lowlevel.checkpoint()  # let everyone who is ready ask first
+            while request.finish is None:
+                if self._driving:
+                    await request.wake.wait()
+                    request.wake = anyio.Event()
+                    continue
+                self._driving = True
+                try:
+                    while request.finish is None:
+                        await anyio.lowlevel.checkpoint()
+                        self._forward()
+                finally:
+                    self._driving = False
+        finally:  # whoever gave up (a time limit, a group that was cut) is written no further, and hands the wheel on
+            self._pending = [r for r in self._pending if r is not request]
+            self._active = [r for r in self._active if r is not request]
+            if not self._driving:
                 for other in [*self._active, *self._pending][:1]:
                     other.wake.set()
 
