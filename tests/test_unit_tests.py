@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import msgspec
 import pytest
@@ -125,6 +126,17 @@ def test_3_to_6_no_cheat_in_the_tested_code_passes(cheat):
 def test_3_to_6_nor_in_a_container(cheat):
     verdict = grade_patch(bench(seconds=6.0), {"lib.py": Changed("file", CHEATS[cheat])}, need("docker"))
     assert verdict.value in (0.0, None) and (verdict.status == "tampered") >= (cheat in FLAGGED)
+
+
+SLOW = RIGHT + "\nimport time\ntime.sleep(4)\n"
+
+
+@pytest.mark.parametrize("load, value", [(0.0, 0.0), (1e9, 1.0)])
+def test_a_time_out_counts_at_once_on_a_quiet_machine_and_is_tried_again_on_a_busy_one(monkeypatch, load, value):
+    """A patch that needs more than the time, and less than twice of it."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    verdict = grade_patch(bench(seconds=4.0), {"lib.py": Changed("file", SLOW)}, need("bwrap"))
+    assert verdict.value == value and verdict.evidence["limit"] == ("" if value else "time")
 
 
 def test_6_the_ids_must_be_exactly_those():

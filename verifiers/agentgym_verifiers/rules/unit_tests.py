@@ -177,7 +177,9 @@ def played_in(view: EpisodeView) -> str | None:
 
 
 def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = None) -> Verdict:
-    """The verdict of a patch, in a fresh sandbox. A time-out counts once it has happened twice, the second time alone and with twice the time.
+    """The verdict of a patch, in a fresh sandbox.
+
+    A time-out on a machine that has more to do than processors counts only if it happens again, with twice the time and no other second try beside.
 
     Raises:
         SandboxFault, MissingExtra: the tests could not be run.
@@ -208,8 +210,8 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
             return run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=seconds, secret=secret)
 
     run = run_in_a_fresh_one(bench.seconds)
-    if run.limit == "time":  # the patch may be slow, or the machine busy: once more, alone and with more time, before it counts
-        with _alone:
+    if run.limit == "time" and busy():
+        with _second_try:
             run = run_in_a_fresh_one(2 * bench.seconds)
     verdict = judge_run(bench, canaries, run)
     size = sum(len(c.data) for c in taken.values())
@@ -217,6 +219,11 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
     if left:
         evidence["left_out"] = sorted(left)[:MOST_EVIDENCE]
     return msgspec.structs.replace(verdict, evidence=evidence)
+
+
+def busy() -> bool:
+    """Whether more wants to run on this machine than it has processors."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def _touches(path: str, hidden: frozenset[str]) -> bool:
@@ -245,7 +252,7 @@ def judge_run(bench: Bench, canaries: Canaries, run: Run) -> Verdict:
     )  # fmt: skip
 
 
-_one_at_a_time, _alone = threading.Lock(), threading.Lock()
+_one_at_a_time, _second_try = threading.Lock(), threading.Lock()
 
 
 def parse(source: bytes) -> ast.Module:
