@@ -4,6 +4,7 @@ import anyio
 import msgspec
 import pytest
 import torch
+from agentgym_trainers import packing
 from agentgym_trainers.engine import TransformersEngine
 from agentgym_trainers.packing import lay_out
 from agentgym_trainers.roles import Critic
@@ -118,3 +119,12 @@ def test_a_row_is_closed_before_it_grows_beyond_its_size(monkeypatch):
     network = model(3)
     with torch.no_grad():
         assert torch.allclose(forward(network, batch).logp_N, forward(network, batch, share=False).logp_N, atol=1e-5)
+
+
+def test_rows_that_would_need_too_large_a_mask_are_padded_ones(desk_group, monkeypatch):
+    """At long contexts a mask of every pair of positions would not fit; without one, none is made, nor by the model."""
+    batch = make_batch(desk_group, [1.0] * len(desk_group), "token")
+    assert lay_out(batch, wide=1e6).sees_RTT is not None
+    monkeypatch.setattr(packing, "MASK", 1000)
+    rows = lay_out(batch, wide=1e6)
+    assert rows.sees_RTT is None and rows.stem is None and (rows.position_RT.diff(dim=1) == 1).all()

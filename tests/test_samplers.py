@@ -4,6 +4,7 @@ import math
 import random
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import agentgym_trainers
 import anyio
@@ -11,12 +12,14 @@ import msgspec
 import numpy as np
 import pytest
 from agentgym_trainers.algorithm import resolve
-from agentgym_trainers.collect import Collector, make_curriculum
+from agentgym_trainers.collect import Collector, Stored, make_curriculum
 from agentgym_trainers.config import TrainConfig
+from agentgym_trainers.learner import _summary
+from agentgym_trainers.paid import paid as read_paid
 from agentgym_trainers.rewrite import answer_of, critique_of, parting, scripted, spliced
 from agentgym_trainers.run import open_run
 from agentgym_trainers.sampler import CHOICES, Eliminate, Growing, Prioritised, Refill, Select, Shuffle, pairs_of, reliability, task_of
-from agentgym_trainers.streams import OUTSIDE, valid
+from agentgym_trainers.streams import OUTSIDE, outside, valid
 from agentgym_trainers.supervised import oracle_episode
 from agentgym_trainers.train import train
 from hypothesis import given
@@ -24,7 +27,7 @@ from hypothesis import strategies as st
 
 from agentgym import make
 from agentgym.core import Tokens
-from agentgym.episode import Episode, Turn, read_episodes
+from agentgym.episode import Episode, EpisodeStore, Turn, read_episodes
 from agentgym.errors import UsageError
 from agentgym.rollout import Keep
 from agentgym.verdict import EPISODE, Term, Verdict
@@ -244,8 +247,9 @@ def test_nothing_of_a_hint_reaches_the_training_input(name, tmp_path):
     algorithm = resolve(name)
     run = open_run(config, algorithm)
     run.curriculum = make_curriculum(algorithm, config, run.env)
-    collector = Collector(run, config, algorithm, Keep())
-    episodes = anyio.run(collector.step, 0)
+    with EpisodeStore(tmp_path / "kept.jsonl") as store:
+        collector = Collector(run, config, algorithm, Keep(store))
+        episodes = anyio.run(collector.step, 0)
     told = [e for e in episodes if any(v == str(OUTSIDE) for t in e.turns for v, _ in t.tokens.weight_versions)]
     assert told and len({e.task for e in told}) == len({e.task for e in episodes if e.task in {t.task for t in told}})
     decode = run.renderer.tokenizer.decode
@@ -259,6 +263,12 @@ def test_nothing_of_a_hint_reaches_the_training_input(name, tmp_path):
         assert "earlier attempt" not in text and "This works" not in text and not any(line in text for line in hints[e.task].splitlines()[1:])
         assert valid(e) and e.verdicts  # its own verdict, by the verifier, again
     assert not any(e.success for e in episodes if e.task in {t.task for t in told} and e not in told)  # only groups without a pass
+    kept = {e.id: e.provenance.get("hint", "") for e in read_episodes(tmp_path / "kept.jsonl")}  # as played, so with the hint: they say so
+    assert {i for i, hint in kept.items() if hint} == {e.id for e in told} and set(kept.values()) == {"", algorithm.hint}
+    (tmp_path / "kept.jsonl").rename(tmp_path / "episodes.jsonl")
+    assert not {e.id for group in Stored(str(tmp_path), collector).groups.values() for e in group} & {e.id for e in told}
+    row = _summary(episodes, read_paid(episodes))
+    assert row["success"] == sum(e.success for e in episodes if e not in told) / sum(e not in told for e in episodes)
 
 
 def test_a_critique_says_what_was_seen():
@@ -268,7 +278,7 @@ def test_a_critique_says_what_was_seen():
     assert "The room is wrong." in critique_of(e) and "room 4 booked" in critique_of(e)
 
 
-def test_agent_r_a_splice_is_executable_and_both_halves_share_a_state():
+def test_agent_r_a_splice_is_executable_both_halves_share_a_state_and_the_recovery_is_learned(tmp_path):
     env = make("tools/desk")
     task = "close_by_title.train.0"
     good = oracle_episode(env, task)
@@ -280,11 +290,16 @@ def test_agent_r_a_splice_is_executable_and_both_halves_share_a_state():
         for t in e.turns:
             t.tokens = tokens
     assert not bad.success and good.success and parting(bad, good) == 1
-    made = spliced(bad, good, env)
-    assert made == [actions[0], "I do not know.", *actions[1:]]
-    again = scripted(made, env, task, 0)
-    assert again.success and len(again.turns) == len(made)
+    made, wrong = spliced(bad, good, env)
+    assert [t.action for t in made.turns] == [actions[0], "I do not know.", *actions[1:]] and made.success and wrong == 2
     assert spliced(good, good, env) is None and spliced(bad, bad, env) is None
+    config = TrainConfig(**{**SMALL, "option": {"templates": ["close_by_title"]}}, algo="agent_r", out=str(tmp_path / "r"))
+    collector = Collector(open_run(config, resolve("agent_r")), config, resolve("agent_r"), Keep())
+    for e in (good, bad):
+        e.group = "g"
+    (taught,) = [e for e in collector.picked([good, bad]) if e.id not in (good.id, bad.id)]
+    assert [any(t.tokens.mask) for t in taught.turns] == [False, False, *[True] * len(actions[1:])] and valid(taught) and outside(taught)
+    assert taught.total == good.total == 1.0 and taught.group == "g"
 
 
 def test_stored_episodes_alone_train(tmp_path):
@@ -292,6 +307,13 @@ def test_stored_episodes_alone_train(tmp_path):
     for name in ("topr", "raft", "dpo"):
         result = train(TrainConfig(**{**SMALL, "steps": 2}, algo=name, data=str(tmp_path / "live"), out=str(tmp_path / name)), lambda *a: None)
         assert result.tokens_generated == 0 and result.tokens_trained > 0 and not list(read_episodes(tmp_path / name / "episodes.jsonl"))
+    paid_again = Collector(open_run(config := TrainConfig(**SMALL, reward="stepwise", out=str(tmp_path / "s")), grpo := resolve("grpo")), config, grpo, Keep())
+    stored = Stored(str(tmp_path / "live"), paid_again).groups
+    plain = {e.id: e for e in read_episodes(tmp_path / "live" / "episodes.jsonl")}
+    assert any(e.terms != plain[e.id].terms for group in stored.values() for e in group)
+    with pytest.raises(UsageError, match="not of tools/other-v0"):
+        paid_again.run.env = SimpleNamespace(id="tools/other-v0")
+        Stored(str(tmp_path / "live"), paid_again)
     with pytest.raises(UsageError, match=r"episodes\.jsonl"):
         train(TrainConfig(**SMALL, algo="topr", data=str(tmp_path), out=str(tmp_path / "no")), lambda *a: None)
     assert math.isfinite(result.after.success.mean)

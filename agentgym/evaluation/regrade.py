@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from agentgym.core import AgentEnv, EpisodeView, Reward, Term
+from agentgym.core import AgentEnv, EpisodeView, Term
 from agentgym.episode import ArtefactStore, Episode, read_episodes
 from agentgym.errors import AgentGymError, Fault, RecordError, UnknownName, UsageError
 from agentgym.grading import grade, grade_turn
 from agentgym.registry import make
 from agentgym.rewards.explain import Node, explain
-from agentgym.rewards.spec import Spec, settle
+from agentgym.rewards.spec import Spec, settled
 
 
 class Verified(Struct):
@@ -119,13 +119,8 @@ def _terms_again(environments: Environments, episodes: Sequence[Episode]) -> dic
             reward = environments.of(each[0]).reward
         except AgentGymError:
             continue
-        settled = settle(reward, each) if isinstance(reward, Spec) else [_step_by_step(reward, e) for e in each]
-        again |= {id(e): terms for e, terms in zip(each, settled, strict=True)}
+        again |= {id(e): terms for e, terms in zip(each, settled(reward, each), strict=True)}
     return again
-
-
-def _step_by_step(reward: Reward, episode: Episode) -> list[Term]:
-    return [term for turn in range(len(episode.turns)) for term in reward.at(episode, turn)]
 
 
 def _alike(these: Sequence[Term], those: Sequence[Term]) -> bool:

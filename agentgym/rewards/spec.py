@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from agentgym.core import Reward
 from agentgym.episode import Episode
 from agentgym.errors import SpecError, nearest
 from agentgym.rewards.groups import Floats
@@ -203,6 +204,13 @@ def settle(spec: Spec, episodes: Sequence[Episode]) -> list[list[Term]]:
         if lacking(spec, episode):
             table.group_E[number] = -1 - number
     return to_terms(spec.columns(table), table)
+
+
+def settled(reward: Reward, episodes: Sequence[Episode]) -> list[list[Term]]:
+    """The terms that a reward gives to finished records, be it a spec or any other. The records of a group belong together in one call."""
+    if isinstance(reward, Spec):
+        return settle(reward, episodes)
+    return [[term for turn in range(len(e.turns)) for term in reward.at(e, turn)] for e in episodes]
 
 
 def lacking(spec: Spec, episode: Episode) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from agentgym.episode import Episode, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.run import provenance
 from agentgym.registry import make
+from agentgym.rewards.spec import settled
 from agentgym.rollout import Job, Keep, Rollout
 from agentgym_trainers.algorithm import Algorithm, options_of, parts
 from agentgym_trainers.config import TrainConfig
 from agentgym_trainers.parallel import gathered, rank, world
-from agentgym_trainers.rewrite import Hinted, answer_of, critique_of, retold, scripted, spliced
+from agentgym_trainers.rewrite import Hinted, answer_of, critique_of, learned_from, retold, spliced
 from agentgym_trainers.run import Run, reward_of
-from agentgym_trainers.sampler import Fixed, Groups, Growing, Prioritised, Shuffle
+from agentgym_trainers.sampler import Fixed, Groups, Growing, Prioritised, Shuffle, Wanted
 from agentgym_trainers.streams import valid
 from agentgym_trainers.supervised import oracle_episode, tokenize
 
@@ -29,11 +32,9 @@ def make_curriculum(algorithm: Algorithm, config: TrainConfig, env: AgentEnv) ->
     """The curriculum of an algorithm over the tasks of an environment's split."""
     ids = list(env.taskset.ids())
     if algorithm.curriculum == "growing":
-        oracle = make(config.env, split=config.split, **config.option)
-        found = Growing(ids, config.seed, lambda t: lengths[t], **options_of(algorithm, Growing)) if (lengths := _oracle_lengths(oracle, ids)) else None
-        oracle.close()
-        assert found is not None
-        return found
+        with closing(make(config.env, split=config.split, **config.option)) as oracle:
+            lengths = _oracle_lengths(oracle, ids)
+        return Growing(ids, config.seed, lengths.__getitem__, **options_of(algorithm, Growing))
     if algorithm.curriculum in ("difficulty", "regret"):
         return Prioritised(ids, config.seed, algorithm.curriculum, **options_of(algorithm, Prioritised))
     return Shuffle(ids, config.seed)
@@ -51,6 +52,10 @@ def _oracle_lengths(env: AgentEnv, ids: Sequence[str]) -> dict[str, float]:
     return out
 
 
+ROUNDS = 64
+"""More rounds in a step are not asked for, whatever a sampler wants; those that are here end long before."""
+
+
 class Collector:
     """Samples the groups of a step. What it draws and stores is a function of the step and of what the curriculum has learned."""
 
@@ -61,20 +66,30 @@ class Collector:
         self.choose: Callable[..., list[Episode]] = chosen["choose"]
         self.chosen = options_of(algorithm, chosen["choose"])
         self.reward = reward_of(config, algorithm)
-        self.demonstrator = make(config.env, split=config.split, **config.option)
         self.shown: dict[str, Episode] = {}
         self.shown_so_far = 0
+
+    @cached_property
+    def demonstrator(self) -> AgentEnv:
+        """The environment that its oracle plays in, and replays; made when it is first needed."""
+        return make(self.config.env, split=self.config.split, **self.config.option)
+
+    async def close(self) -> None:
+        """End what was made."""
+        await anyio.lowlevel.checkpoint()
+        if "demonstrator" in vars(self):
+            self.demonstrator.close()
 
     async def step(self, step: int) -> list[Episode]:
         """All episodes that step ``step`` is to learn from."""
         have: Groups = {}
         curriculum = self.run.curriculum
         assert curriculum is not None
-        for round in range(64):
+        for round in range(ROUNDS):
             wanted = self.sampler.more(have, curriculum.draw, round)
             if not wanted:
                 break
-            for episode in await self.play(step, wanted, have, self.run.engine):
+            for episode in await self.play(step, wanted, have, self.run.engine, step):
                 have.setdefault(episode.task, []).append(episode)
         for task, group in have.items():
             curriculum.learn(task, [e.total for e in group if valid(e)])
@@ -85,20 +100,24 @@ class Collector:
             self.run.said.append(f"step {step + 1}: {note}")
         return self.picked(kept)
 
-    async def play(self, step: int, wanted: Sequence[tuple[str, int]], have: Groups, policy: Policy) -> list[Episode]:
-        """Roll out further episodes of tasks."""
+    async def play(self, number: int, wanted: Wanted, have: Groups, policy: Policy, update: int, hint: str = "") -> list[Episode]:
+        """Roll out further episodes of tasks. ``number`` is this call's or its step's: seeds are drawn by it; ``update`` sets the budget.
+
+        ``hint`` is noted in the records: their tokens were sampled after a prompt that is not the environment's.
+        """
         jobs: list[Job] = []
         already = {task: len(group) for task, group in have.items()}
         for task, n in wanted:
             for _ in range(n):
-                number = already[task] = already.get(task, 0) + 1
-                seed = (self.config.seed * 1_000_003 + step) * 4096 + sum(map(len, have.values())) + len(jobs)
-                jobs.append(Job(task, step * 1000 + number - 1, seed, f"{step}.{task}"))
-        limits, longest = self._budget(step)
+                nth = already[task] = already.get(task, 0) + 1
+                seed = (self.config.seed * 1_000_003 + number) * 4096 + sum(map(len, have.values())) + len(jobs)
+                jobs.append(Job(task, number * 1000 + nth - 1, seed, f"{number}.{task}"))
+        limits, longest = self._budget(update)
+        noted = {**provenance(), "hint": hint} if hint else provenance()
         options = {**self.config.option, **({"limits": {**dict(self.config.option.get("limits") or {}), **limits}} if limits else {})}
         rollout = Rollout(
             make=lambda: make(self.config.env, split=self.config.split, reward=self.reward, **options), policy=policy, concurrency=len(jobs),
-            max_tokens=longest, late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=provenance(),
+            max_tokens=longest, late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=noted,
         )  # fmt: skip
         return await self._shared(rollout, jobs)
 
@@ -116,9 +135,9 @@ class Collector:
         found = {(e.task, e.attempt): e for e in (*mine, *others)}
         return [found[j.key] for j in jobs]
 
-    def _budget(self, step: int) -> tuple[dict[str, int], int]:
-        """The environment's limits and the longest action at a step."""
-        at = {name: round(a + (b - a) * min(1.0, step / max(1, over))) for name, (a, b, over) in self.algorithm.budget.items()}
+    def _budget(self, update: int) -> tuple[dict[str, int], int]:
+        """The environment's limits and the longest action at an update."""
+        at = {name: round(a + (b - a) * min(1.0, update / max(1, over))) for name, (a, b, over) in self.algorithm.budget.items()}
         longest = min(self.config.max_tokens, at.pop("max_tokens", self.config.max_tokens))
         return at, longest
 
@@ -131,15 +150,16 @@ class Collector:
         return [*(e for group in groups.values() for e in self.choose(group, **self.chosen)), *made]
 
     def _spliced(self, group: list[Episode]) -> list[Episode]:
-        """For each failed episode of a group its splice with a successful sibling, replayed and with tokens."""
+        """For each failed episode of a group its splice with a successful sibling, replayed, paid, and with tokens; the recovery alone is learned."""
         good = next((e for e in group if e.success and valid(e)), None)
         out = []
         for bad in group:
-            actions = spliced(bad, good, self.demonstrator) if good is not None and not bad.success else None
-            if actions is not None:
-                made = tokenize(scripted(actions, self.demonstrator, bad.task, bad.seed), self.run.renderer, self.demonstrator)
-                whole = [t for t in self.run.env.reward.at(made, len(made.turns) - 1)]
-                out.append(msgspec.structs.replace(made, id=f"{bad.id}+{made.id}", group=bad.group, terms=whole))
+            found = spliced(bad, good, self.demonstrator) if good is not None else None
+            if found is not None:
+                made, wrong = found
+                made = msgspec.structs.replace(made, id=f"{bad.id}+{made.id}", group=bad.group)
+                made.terms = settled(self.run.env.reward, [made])[0]
+                out.append(learned_from(tokenize(made, self.run.renderer, self.demonstrator), wrong))
         return out
 
     async def _refine(self, step: int, have: Groups) -> None:
@@ -153,7 +173,7 @@ class Collector:
             return
         tools = [t.spec for t in self.run.env.tools.values()]
         policy: Any = Hinted(self.run.engine, hints)
-        for episode in await self.play(step, [(t, max(1, self.config.group_size // 4)) for t in hints], have, policy):
+        for episode in await self.play(step, [(t, max(1, self.config.group_size // 4)) for t in hints], have, policy, step, self.algorithm.hint):
             have[episode.task].append(retold(episode, self.run.renderer, tools) if valid(episode) else episode)
 
     def demonstrate(self, n: int) -> list[Episode]:
@@ -172,21 +192,30 @@ class Collector:
 class Stored:
     """Groups of a stored run or bundle, in a seeded order, again and again: nothing is sampled.
 
+    What was sampled with a hint is left out. What was paid by another reward is paid again by this run's.
+
     Raises:
-        UsageError: there is nothing in the folder that can be trained on with this model.
+        UsageError: there is nothing in the folder that can be trained on with this model, or it is of another environment.
     """
 
     def __init__(self, folder: str, collector: Collector) -> None:
         path = Path(folder) / "episodes.jsonl"
         if not path.is_file():
             raise UsageError(f"{folder} holds no episodes.jsonl; give a run's folder or an unpacked bundle")
-        found = [e for e in read_episodes(path) if valid(e)]
-        size = len(collector.run.renderer.tokenizer)
+        found = [e for e in read_episodes(path) if valid(e) and not e.provenance.get("hint")]
+        run = collector.run
+        if other := sorted({e.env for e in found} - {run.env.id}):
+            raise UsageError(f"{folder} holds episodes of {', '.join(other)}, not of {run.env.id}")
+        size = len(run.renderer.tokenizer)
         if not found or any(i >= size for e in found for t in e.turns if t.tokens for i in t.tokens.ids):
             raise UsageError(f"{folder} has no episodes whose tokens are this model's; record them with a policy that owns weights (hf:PATH)")
         self.groups: Groups = {}
         for episode in found:
             self.groups.setdefault(episode.group or episode.task, []).append(episode)
+        for group in self.groups.values():
+            if any(e.reward != run.env.reward_name for e in group):
+                for episode, terms in zip(group, settled(run.env.reward, group), strict=True):
+                    episode.terms = terms
         self.order, self.collector = Shuffle(sorted(self.groups), collector.config.seed), collector
 
     async def step(self, step: int) -> list[Episode]:
@@ -195,3 +224,7 @@ class Stored:
         self.order.drawn = step * self.collector.config.groups
         have = {name: self.groups[name] for name in dict.fromkeys(self.order.draw(self.collector.config.groups))}
         return self.collector.picked(self.collector.sampler.kept(have)[0])
+
+    async def close(self) -> None:
+        """End what was made for it."""
+        await self.collector.close()

@@ -13,6 +13,9 @@ import torch.nn.functional as F  # noqa: N812  # its usual name
 from torch import Tensor
 from transformers import PreTrainedModel
 
+LARGEST = 200_000_000
+"""Weights beyond which the copy costs more than the operations that it saves."""
+
 
 class Fused:
     """The weights of a model, those that are used together joined. They are copies: ``refresh`` after an update."""
@@ -77,8 +80,8 @@ class _Alone:
 
 @torch.no_grad()
 def fused(model: PreTrainedModel) -> Fused | None:
-    """The model's stand-in, if it has the shape and gives the model's own numbers on a sample; else None. Adapters are no part of the shape."""
-    if hasattr(model, "peft_config"):
+    """The model's stand-in, if it is small, has the shape, and gives its own numbers on a sample; else None. Adapters are no part of the shape."""
+    if hasattr(model, "peft_config") or model.num_parameters() > LARGEST:
         return None
     try:
         made = Fused(model)

@@ -18,13 +18,14 @@ from agentgym.errors import TrainingStopped
 from agentgym.rewards import groups
 from agentgym_trainers.advantage import ADVANTAGES, streams
 from agentgym_trainers.algorithm import Algorithm, options_of, parts
+from agentgym_trainers.objective import OBJECTIVES
 from agentgym_trainers.paid import Paid, paid, reward_stream, spread
 from agentgym_trainers.regulariser import EntropyBand, Occupancy, charged, corrected, kl_cost, pass_rate, reweighted, weights_of
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.rewrite import retold
 from agentgym_trainers.roles import Critic, Process, Reference, RewardModel, Role
 from agentgym_trainers.sampler import pairs_of
-from agentgym_trainers.streams import Batch, first, make_batch, summed, weigh
+from agentgym_trainers.streams import Batch, first, make_batch, outside, summed, weigh
 from agentgym_trainers.update import Part, gradient, score, update
 
 BAD_STEPS = 3
@@ -190,8 +191,9 @@ class Learner:
 
     def _used(self, batch: Batch) -> Tensor:
         """The tokens of episodes that move anything; groups whose advantages are all 0 need no forward."""
-        if self.algorithm.entropy or self.algorithm.kl or self.algorithm.objective in ("bellman", "weighted", "negative_aware"):
-            moves_N = batch.weight_N.abs() + self.algorithm.entropy + self.algorithm.kl
+        a, everywhere = self.algorithm, OBJECTIVES[self.algorithm.objective].everywhere
+        if a.entropy or a.kl or (a.options.get(everywhere) if isinstance(everywhere, str) else everywhere):
+            moves_N = batch.weight_N.abs() + a.entropy + a.kl
         else:
             moves_N = (batch.advantage_N * batch.weight_N).abs()
         return summed(moves_N * batch.mask_N, batch.episode_N) > 1e-9
@@ -229,7 +231,7 @@ class Learner:
         grouped: dict[int, list[Episode]] = {}
         for episode, g in zip(episodes, ledger.group_B, strict=True):
             grouped.setdefault(int(g), []).append(episode)
-        found = [p for group in grouped.values() for p in pairs_of(group, a.pairs, float(a.options.get("gap", 1e-9)))]  # type: ignore[arg-type]  # "" never comes here
+        found = [p for group in grouped.values() for p in pairs_of(group, a.pairs, float(a.options.get("gap", 1e-9)))]
         if not found:
             return None
         flat = [e for pair in found for e in pair]
@@ -349,15 +351,17 @@ def _by_turn(batch: Batch, x_N: Tensor, ledger: Paid) -> Any:
 
 
 def _summary(episodes: Sequence[Episode], ledger: Paid) -> dict[str, float]:
-    """What the episodes of a step were like: reward, its terms by source, success, length."""
-    n, total_B = len(episodes), ledger.total_B
-    known_B = ~np.isnan(total_B)
-    deviation = groups.std(total_B, ledger.group_B)
+    """What the policy's own episodes of a step were like: reward, its terms by source, success, length."""
+    own_B = np.array([not outside(e) for e in episodes], dtype=bool)
+    n, total_B = int(own_B.sum()), ledger.total_B
+    known_B = ~np.isnan(total_B) & own_B
+    mine = [e for e, own in zip(episodes, own_B, strict=True) if own]
+    deviation = groups.std(np.where(own_B, total_B, np.nan), ledger.group_B)
     return {
         "reward": float(total_B[known_B].mean()) if known_B.any() else 0.0,
         "reward_std": float(np.nanmean(deviation)) if (~np.isnan(deviation)).any() else 0.0,
-        "success": sum(e.success for e in episodes) / max(1, sum(e.status == "valid" for e in episodes)),
-        "invalid": sum(e.status != "valid" for e in episodes) / max(1, n), "unpaid": float((~known_B).mean()) if n else 0.0,
-        "turns": sum(len(e.turns) for e in episodes) / max(1, n),
+        "success": sum(e.success for e in mine) / max(1, sum(e.status == "valid" for e in mine)),
+        "invalid": sum(e.status != "valid" for e in mine) / max(1, n), "unpaid": 1 - int(known_B.sum()) / n if n else 0.0,
+        "turns": sum(len(e.turns) for e in mine) / max(1, n),
         **{f"term:{name}": float(x_B[known_B].mean()) if known_B.any() else 0.0 for name, x_B in ledger.source_B.items()},
     }  # fmt: skip

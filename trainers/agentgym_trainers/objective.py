@@ -33,11 +33,15 @@ class Scores:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss per token, the unit that it must see whole, and whether it reads logits as ``values``."""
+    """A loss per token, the unit that it must see whole, and whether it reads logits as ``values``.
+
+    ``everywhere``: whether it moves tokens whose advantage is 0 too, always or where the option of that name is set.
+    """
 
     loss: Callable[..., Tensor]
     whole: Unit = "token"
     values: bool = False
+    everywhere: bool | str = False
 
 
 def _surrogate(ratio_N: Tensor, advantage_N: Tensor, low: float, high: float, largest: float | None = None, dual: float | None = None) -> Tensor:
@@ -251,8 +255,9 @@ def _first_in(episode_N: Tensor, pair_N: Tensor) -> Tensor:
 
 OBJECTIVES: dict[str, Objective] = {
     "clipped": Objective(clipped), "sequence_clipped": Objective(sequence_clipped, "segment"), "cispo": Objective(cispo), "topr": Objective(topr, "episode"),
-    "reinforce": Objective(reinforce), "weighted": Objective(weighted), "negative_aware": Objective(negative_aware), "refined": Objective(refined),
-    "bellman": Objective(bellman, "episode", values=True), "preference": Objective(preference, "pair"),
+    "reinforce": Objective(reinforce, everywhere="pull"), "weighted": Objective(weighted, everywhere=True), "refined": Objective(refined),
+    "negative_aware": Objective(negative_aware, everywhere=True), "bellman": Objective(bellman, "episode", values=True, everywhere=True),
+    "preference": Objective(preference, "pair"),
 }  # fmt: skip
 
 

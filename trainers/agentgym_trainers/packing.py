@@ -6,6 +6,7 @@ Loss and gradient equal those of one padded row per sequence, up to the rounding
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from agentgym_trainers.streams import Batch
 
 ROWS = (512, 1024, 2048)
 """Tokens of a row that may be filled with several trees; a single tree may have a row of its own, up to ``TREE`` tokens."""
+MASK = 1 << 28
+"""Rows that need a mask of more cells than this are padded ones instead, which need none."""
 TREE = 4096
 
 
@@ -69,13 +72,14 @@ def lay_out(batch: Batch, share: bool = True, wide: float = 1.0, stem: bool = Tr
     for room in {max(sizes), *ROWS}:
         rows = _filled(sizes, room)
         width = max(sum(sizes[k] for k in row) for row in rows)
-        costs[room] = len(rows) * width * (wide + width)
+        costs[room] = len(rows) * width * (wide + width) if len(rows) * width**2 <= MASK else math.inf
     room = min(costs, key=lambda r: costs[r])
     stems = _stems(batch, pieces)
     tails = [len(p) - stems[int(batch.group_N[p[0]])] for p in pieces]
     deep, wide_row = max(stems.values()), max(tails)
     hung = len(stems) * deep * (wide + deep / 2) + len(pieces) * wide_row * (wide + deep + wide_row)
-    if hung < min(costs[room], apart) and deep and stem:
+    fits = stem and deep and len(pieces) * wide_row * (deep + wide_row) <= MASK
+    if fits and hung < min(costs[room], apart):
         return _hung(batch, pieces, stems)
     return _packed(batch, trees, _filled(sizes, room)) if costs[room] < apart else _padded(batch, pieces)
 
@@ -83,7 +87,8 @@ def lay_out(batch: Batch, share: bool = True, wide: float = 1.0, stem: bool = Tr
 def width_of(config: Any) -> float:
     """How many positions of attention cost as much as a token's linear layers: by operations, times 3, since its fused kernel is that much quicker
     (measured on a CPU with small models)."""
-    hidden, inner = int(config.hidden_size), int(config.intermediate_size)
+    hidden = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
     heads = int(config.num_attention_heads) * int(getattr(config, "head_dim", None) or hidden // int(config.num_attention_heads))
     kept = int(getattr(config, "num_key_value_heads", config.num_attention_heads)) / int(config.num_attention_heads)
     return 3 * (heads * hidden * (2 + 2 * kept) + 3 * hidden * inner) / (2 * heads)
@@ -143,11 +148,11 @@ def _padded(batch: Batch, pieces: list[Tensor]) -> Layout:
     """One row per sequence."""
     width = max(len(p) for p in pieces)
     ids_RT = torch.zeros((len(pieces), width), dtype=torch.long)
-    position_RT = torch.zeros_like(ids_RT)
+    position_RT = torch.arange(width).repeat(len(pieces), 1)  # padding goes on counting: a new 0 would be read as a new sequence
     place_N, before_N = torch.zeros(len(batch), dtype=torch.long), torch.full((len(batch),), -1)
     for row, piece in enumerate(pieces):
         n = len(piece)
-        ids_RT[row, :n], position_RT[row, :n] = batch.ids_N[piece], torch.arange(n)
+        ids_RT[row, :n] = batch.ids_N[piece]
         place_N[piece] = row * width + torch.arange(n)
         before_N[piece[1:]] = place_N[piece[:-1]]
     return Layout(ids_RT, position_RT, None, place_N, before_N)

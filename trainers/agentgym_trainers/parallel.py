@@ -7,7 +7,7 @@ micro-batches. Weights carry global denominators, so the summed gradient is that
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -57,22 +57,19 @@ def gathered(mine: list[T]) -> list[list[T]]:
     return out
 
 
-def from_first(value: T) -> T:
-    """What the first process has."""
-    if world() == 1:
-        return value
+def from_first(value: T | None) -> T:
+    """What the first process has; what the others give is not looked at."""
     box = [value]
-    dist.broadcast_object_list(box, 0)
+    if world() > 1:
+        dist.broadcast_object_list(box, 0)
+    assert box[0] is not None
     return box[0]
 
 
-def summed(values: dict[str, float]) -> dict[str, float]:
-    """The sum over processes of each number."""
-    if world() == 1:
-        return values
-    told = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(told)
-    return dict(zip(values, told.tolist(), strict=True))
+def summed(values: dict[str, float], largest: Sequence[str] = ()) -> dict[str, float]:
+    """The sum over processes of each number; the largest of those named."""
+    found = gathered([values])
+    return {k: max(v[0][k] for v in found) if k in largest else sum(v[0][k] for v in found) for k in values}
 
 
 class _Whole(nn.Module):

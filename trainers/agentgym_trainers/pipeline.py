@@ -46,9 +46,9 @@ class Pipeline:
     def _launch(self) -> None:
         curriculum = self.run.curriculum
         assert curriculum is not None
-        while self.begun // self.config.groups <= min(self.version + self.config.staleness, self.config.steps - 1):
+        while (batch := self.begun // self.config.groups) <= min(self.version + self.config.staleness, self.config.steps - 1):
             name = curriculum.draw(1)[0]
-            play = self.collector.play(self.begun, [(name, self.config.group_size)], {}, self.run.engine)
+            play = self.collector.play(self.begun, [(name, self.config.group_size)], {}, self.run.engine, batch)
             self.under_way[self.begun] = _Group(self.begun, self.version, name, asyncio.create_task(play))
             self.begun += 1
 
@@ -102,3 +102,4 @@ class Pipeline:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.under_way.clear()
+        await self.collector.close()

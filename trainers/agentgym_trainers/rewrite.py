@@ -89,10 +89,10 @@ def parting(bad: Episode, good: Episode) -> int | None:
     return shared[-1] if shared else None
 
 
-def spliced(bad: Episode, good: Episode, env: AgentEnv) -> list[str] | None:
-    """Actions of a failed episode up to and with its first wrong one, then the way of a successful one from the state they share.
+def spliced(bad: Episode, good: Episode, env: AgentEnv) -> tuple[Episode, int] | None:
+    """A failed episode up to and with its first wrong action, then the way of a successful one from the state they share; and the first's turns.
 
-    They are replayed; None where they do not succeed (the wrong action could not be taken back), or where no state is shared.
+    It is played, and has no tokens. None where it does not succeed (the wrong action could not be taken back), or where no state is shared.
     Source: "Agent-R: Training Language Model Agents to Reflect via Iterative Self-Training".
     """
     at = parting(bad, good)
@@ -101,12 +101,8 @@ def spliced(bad: Episode, good: Episode, env: AgentEnv) -> list[str] | None:
     state = [bad.start_hash, *(t.state_hash for t in bad.turns[:-1])][at]
     since = [good.start_hash, *(t.state_hash for t in good.turns[:-1])].index(state)
     actions = [t.action for t in [*bad.turns[: at + 1], *good.turns[since:]]]
-    env.reset(seed=bad.seed, options={"task": bad.task})
-    for action in actions:
-        *_, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            break
-    return actions if env.episode.success else None
+    made = scripted(actions, env, bad.task, bad.seed)
+    return (made, at + 1) if made.success else None
 
 
 def scripted(actions: Sequence[str], env: AgentEnv, task: str, seed: int | None) -> Episode:

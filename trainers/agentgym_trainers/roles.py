@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal, Protocol
 
 import torch
@@ -77,7 +78,7 @@ class _Headed(nn.Module):
         return (p for m in (decoder(self.model), self.head) for p in m.parameters(recurse))
 
 
-class _Learned:
+class _Learned(ABC):
     """What a role with weights of its own has: an optimiser, a state, one step per batch."""
 
     name: str
@@ -86,8 +87,9 @@ class _Learned:
     def __init__(self, module: nn.Module, lr: float) -> None:
         self.module, self.optimizer = module, make_optimizer(module, lr)
 
+    @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
-        raise NotImplementedError
+        """Of a micro-batch whose streams are complete."""
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One step; its metrics under the role's name."""

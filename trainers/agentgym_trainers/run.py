@@ -250,7 +250,7 @@ async def measure(run: Run, log: Log, **beside: float) -> Measured:
 
     async def at(temperature: float) -> Result:
         policy = _looking(run, temperature)
-        return from_first(None if rank() else await evaluate(plan, policy))  # type: ignore[return-value]  # the first has one
+        return from_first(None if rank() else await evaluate(plan, policy))
 
     greedy = await at(0.0)
     sampled = (await at(1.0)).success if isinstance(config, TrainConfig) and config.sampled_eval else None

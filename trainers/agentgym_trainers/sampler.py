@@ -289,7 +289,7 @@ def reliability(kept: Sequence[tuple[float, float]]) -> float:
 # Pairs
 
 
-def pairs_of(group: list[Episode], how: Literal["best_worst", "all"] = "best_worst", gap: float = 1e-9) -> list[tuple[Episode, Episode]]:
+def pairs_of(group: list[Episode], how: str = "best_worst", gap: float = 1e-9) -> list[tuple[Episode, Episode]]:
     """Preferred and other of one group: the best against the worst, or every two whose returns differ by more than ``gap``."""
     order = sorted((e for e in group if valid(e)), key=lambda e: -e.total)
     if how == "best_worst":

@@ -79,6 +79,11 @@ def valid(episode: Episode) -> bool:
     return episode.status == "valid" and all(t.tokens is not None or not t.action for t in episode.turns) and any(t.tokens for t in episode.turns)
 
 
+def outside(episode: Episode) -> bool:
+    """Whether another than the policy, or the policy under another prompt, sampled some of it."""
+    return any(version == str(OUTSIDE) for t in episode.turns if t.tokens for version, _ in t.tokens.weight_versions)
+
+
 def make_batch(
     episodes: Sequence[Episode], advantage_B: Sequence[float], aggregation: str = "token", *, constant: int | None = None, pairs: Sequence[int] | None = None
 ) -> Batch:

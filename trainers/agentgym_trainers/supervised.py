@@ -12,7 +12,7 @@ from agentgym.core import AgentEnv
 from agentgym.episode import Episode, Tokens
 from agentgym.messages import assistant_message
 from agentgym_trainers.renderer import ChatRenderer
-from agentgym_trainers.streams import make_batch
+from agentgym_trainers.streams import OUTSIDE, make_batch
 from agentgym_trainers.update import Part, update
 
 
@@ -27,12 +27,13 @@ def oracle_episode(env: AgentEnv, task: str) -> Episode:
 
 
 def tokenize(episode: Episode, renderer: ChatRenderer, env: AgentEnv) -> Episode:
-    """Give a scripted episode the ids a model would have had to sample. Never used on an episode that has ids."""
+    """Give a scripted episode the ids a model would have had to sample, stamped as from outside. Never used on an episode that has ids."""
     tools = [t.spec for t in env.tools.values()]
     for i, turn in enumerate(episode.turns):
         before = renderer.open(tools, turn.observation) if i == 0 else renderer.bridge(turn.observation)
         said = [*renderer.tokenizer.encode(turn.action, add_special_tokens=False), renderer.end_id]
-        turn.tokens = Tokens(before + said, [0] * len(before) + [1] * len(said), [0.0] * (len(before) + len(said)), {"temperature": 1.0}, [("0", len(said))])
+        mask, logprobs = [0] * len(before) + [1] * len(said), [0.0] * (len(before) + len(said))
+        turn.tokens = Tokens(before + said, mask, logprobs, {"temperature": 1.0}, [(str(OUTSIDE), len(said))])
     return episode
 
 

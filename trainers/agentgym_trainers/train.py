@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import msgspec
@@ -25,10 +26,10 @@ from agentgym_trainers.collect import Collector, Stored, make_curriculum
 from agentgym_trainers.config import SftConfig, TrainConfig
 from agentgym_trainers.learner import Learner, Pace
 from agentgym_trainers.model import load_model
-from agentgym_trainers.parallel import begin, end, rank, world
+from agentgym_trainers.parallel import begin, end, rank, summed, world
 from agentgym_trainers.pipeline import Pipeline
 from agentgym_trainers.run import Log, Measured, Once, Run, TrainResult, measure, open_run, result_of, reward_of, warm
-from agentgym_trainers.streams import make_batch, valid
+from agentgym_trainers.streams import make_batch, outside, valid
 from agentgym_trainers.update import score
 
 
@@ -53,24 +54,34 @@ def resumed(folder: str) -> TrainConfig:
     return msgspec.structs.replace(msgspec.toml.decode(path.read_bytes(), type=TrainConfig), out=folder)
 
 
+Source = Collector | Stored | Pipeline
+"""Where the episodes of a step come from: sampled for it, stored, or sampled beside learning."""
+
+
 class Stop:
-    """Whether an interrupt has come, and what is to be left when it does."""
+    """Whether an interrupt has come, and what is to be left when it does. Before there is a ``loop``, nothing is worth keeping."""
 
     def __init__(self) -> None:
         self.asked = False
         self.scope: anyio.CancelScope | None = None
-        self.loop: Any = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def ask(self) -> None:
-        """Leave what is being waited for at the next chance."""
+        """Leave what is being waited for at the next chance; one of several processes must not leave alone."""
         self.asked = True
-        if self.loop is not None and self.scope is not None:
+        if self.loop is None:
+            raise KeyboardInterrupt
+        if self.scope is not None and world() == 1:
             self.loop.call_soon_threadsafe(self.scope.cancel)
+
+    def agreed(self) -> bool:
+        """Whether any process was asked: each must ask this, at the same place."""
+        return bool(summed({"asked": float(self.asked)})["asked"])
 
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
-    """The first interrupt asks to stop, the second is Python's own."""
+    """The first interrupt asks to stop once there is something to keep, the second is Python's own."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -88,10 +99,7 @@ def interruptible() -> Iterator[Stop]:
 
 
 async def _train(config: TrainConfig, log: Log, stop: Stop) -> TrainResult:
-    import asyncio
-
     began = time.perf_counter()
-    stop.loop = asyncio.get_running_loop()
     begin()
     if rank():
         log = _silent
@@ -141,30 +149,41 @@ async def _steps(run: Run, config: TrainConfig, algorithm: Algorithm, found: Pat
     learner = Learner(run.model, run.optimizer, run.renderer, run.env, algorithm, collector.demonstrate)
     await _begin(run, found, log, learner)
     source = Stored(config.data, collector) if config.data else Pipeline(run, config, collector) if config.staleness else collector
+    stop.loop = asyncio.get_running_loop()
+    try:
+        return await _updates(run, config, learner, source, log, stop)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await source.close()
+
+
+async def _updates(run: Run, config: TrainConfig, learner: Learner, source: Source, log: Log, stop: Stop) -> Measured | None:
     measured, best, since = None, -1.0, 0
     while run.step < config.steps:
         started, here = time.perf_counter(), _mark(run)
         run.model.eval()
         episodes: list[Episode] = []
-        if source is collector:
+        if isinstance(source, Collector):
             run.engine.sync(run.model, str(run.step))
-        with anyio.CancelScope() as stop.scope:
-            if not stop.asked:
+        with anyio.CancelScope() as stop.scope, memory(run, config, "sampling"):
+            if not (leaving := stop.agreed()):
                 episodes = await source.step(run.step)
-        if stop.asked:
-            await _leave(run, source, here)
+        if leaving or stop.scope.cancel_called:
+            _leave(run, here)
         sampled = time.perf_counter()
-        row = await _learned(run, config, learner, episodes, source)
+        with memory(run, config, "learning"):
+            row = await _learned(run, config, learner, episodes, source)
         run.step += 1
+        own = [e for e in episodes if not outside(e)]
         if run.late is not None:
-            row |= {f"dial:{k}": v for k, v in run.late.advance(run.step, episodes).items() if k != "step"}
+            row |= {f"dial:{k}": v for k, v in run.late.advance(run.step, own).items() if k != "step"}
         row |= {"sample_s": sampled - started, "learn_s": time.perf_counter() - sampled, "tokens": run.engine.generated}
         log("train", {"step": run.step, "of": config.steps, **row})
         run.metrics({"phase": "train", "step": run.step, **row})
         last = run.step == config.steps
         measured = None
         if last or (config.eval_every and run.step % config.eval_every == 0):
-            measured = await measure(run, log, proxy=row["reward"], drift=_drift(run, episodes))
+            measured = await measure(run, log, proxy=row["reward"], drift=_drift(run, own))
             since = 0 if measured.success.mean > best else since + 1
             best = max(best, measured.success.mean)
             last = last or _enough(run, config, measured, since)
@@ -172,8 +191,6 @@ async def _steps(run: Run, config: TrainConfig, algorithm: Algorithm, found: Pat
             run.save()
         if last:
             break
-    if isinstance(source, Pipeline):
-        await source.close()
     return measured
 
 
@@ -193,10 +210,8 @@ def _mark(run: Run) -> tuple[dict[str, Any], bytes]:
     return msgspec.msgpack.decode(msgspec.msgpack.encode(run.state())), run.late.state() if run.late else b""
 
 
-async def _leave(run: Run, source: Any, here: tuple[dict[str, Any], bytes]) -> None:
+def _leave(run: Run, here: tuple[dict[str, Any], bytes]) -> NoReturn:
     """Write a checkpoint of the last whole step and go."""
-    if isinstance(source, Pipeline):
-        await source.close()
     run.load_state(here[0])
     if run.late is not None:
         run.late.load_state(here[1])
@@ -204,7 +219,7 @@ async def _leave(run: Run, source: Any, here: tuple[dict[str, Any], bytes]) -> N
     raise KeyboardInterrupt
 
 
-async def _learned(run: Run, config: TrainConfig, learner: Learner, episodes: list[Episode], source: Any) -> dict[str, float]:
+async def _learned(run: Run, config: TrainConfig, learner: Learner, episodes: list[Episode], source: Source) -> dict[str, float]:
     """One step's updates; beside sampling where that goes on meanwhile."""
     rate = config.lr * min(1.0, (run.step + 1) / config.lr_warmup) * (1.0 - (1.0 - config.lr_final) * run.step / config.steps)
     pace = Pace(config.updates, rate, config.max_norm, config.max_tokens, run.step / config.steps, run.step)
@@ -217,17 +232,30 @@ async def _learned(run: Run, config: TrainConfig, learner: Learner, episodes: li
     except TrainingStopped as error:
         await _keep_bad(run, episodes)
         raise TrainingStopped(f"{error}; they are in {run.out / 'bad.jsonl'}") from None
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
-            raise
-        raise TrainingStopped(
-            f"out of memory in update {run.step + 1}: lower --groups, --group-size or --context (now {config.groups}, {config.group_size}, {config.context})"
-        ) from None
     if row.get("skipped"):
         await _keep_bad(run, episodes)
         run.said.append(f"step {run.step + 1}: skipped {row['skipped']:.0%} of its updates, whose loss or gradient was not finite; see bad.jsonl")
     run.tokens_trained += int(row.pop("tokens_trained", 0))
     return row
+
+
+@contextmanager
+def memory(run: Run, config: TrainConfig, doing: str) -> Iterator[None]:
+    """Say in one line what to lower where memory is out."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        wanted = f"--groups, --group-size or --context (now {config.groups}, {config.group_size}, {config.context})"
+        raise TrainingStopped(f"out of memory while {doing}, in update {run.step + 1}: lower {wanted}") from None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what an error, or one of a group of them, says. On a CPU torch says it in words alone."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(out_of_memory, error.exceptions))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (isinstance(error, RuntimeError) and "memory" in str(error).lower())
 
 
 async def _keep_bad(run: Run, episodes: list[Episode]) -> None:

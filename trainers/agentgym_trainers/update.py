@@ -183,7 +183,7 @@ def backward(model: PreTrainedModel, parts: Sequence[Part], share: bool = True) 
             if number == 0:
                 totals["kl"] += apart
                 _measure(totals, now, micro, count, episodes)
-    return all_summed(totals)
+    return all_summed(totals, ("ratio_max",))
 
 
 def dealt(pieces: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
