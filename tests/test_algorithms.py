@@ -509,7 +509,10 @@ def test_truncated_weights_bound_what_another_policy_sampled():
     episodes = group(1.0, 1.0)
     batch = batch_of(episodes).having(proximal=torch.tensor([0, 1.0, -9, 0, 0, 0.0]))
     on = batch_of(episodes)
-    ratio = lambda name, most: (corrected(batch, name, most).weight_N / on.weight_N.clamp(min=1e-9))[batch.mask_N > 0]  # noqa: E731
+
+    def ratio(name, most):
+        return (corrected(batch, name, most).weight_N / on.weight_N.clamp(min=1e-9))[batch.mask_N > 0]
+
     assert ratio("tis", 2.0).tolist() == pytest.approx([2.0, math.exp(-8), 2.0, 2.0])
     assert ratio("band", 2.0).tolist() == pytest.approx([0.0, 0.0, 0.0, 0.0])
     assert ratio("tis_sequence", 2.0)[:2].tolist() == pytest.approx([math.exp(2 - 8)] * 2, rel=1e-4)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from agentgym_trainers import checkpoint, learner, update
+from agentgym_trainers import checkpoint, collect, learner, update
 from agentgym_trainers.config import TrainConfig
 from agentgym_trainers.model import load_model
 from agentgym_trainers.report import write_report
@@ -42,9 +42,9 @@ def quiet(phase, row):
 # Interrupts
 
 
-def begin(folder, steps):
+def begin(folder, steps, warm=0):
     command = [
-        sys.executable, "-m", "agentgym", "train", "--env", "tools/desk", "--model", WARM, "--warm-steps", "0", "--eval-tasks", "2", "--groups", "2", "--group-size",
+        sys.executable, "-m", "agentgym", "train", "--env", "tools/desk", "--model", WARM, "--warm-steps", str(warm), "--eval-tasks", "2", "--groups", "2", "--group-size",
         "4", "--max-tokens", "24", "--threads", "1", "--seed", "1", "--temperature", "0.7", "--plain", "--option", 'templates=["set_status","other_room","file_mail"]',
         "--out", str(folder), "--steps", str(steps), "--save-every", "1000",
     ]  # fmt: skip
@@ -86,6 +86,15 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
     assert process.returncode in (130, -signal.SIGINT) and time.monotonic() - began < 15
 
 
+def test_before_the_first_step_there_is_nothing_to_keep_and_an_interrupt_ends_it_at_once(tmp_path):
+    process = begin(tmp_path / "r", 6, warm=100_000)
+    until(lambda: (tmp_path / "r" / "metrics.jsonl").exists() and len(rows_of(tmp_path / "r", "warm")) >= 2)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert "interrupted" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and time.monotonic() - began < 15 and checkpoint.latest(tmp_path / "r") is None
+
+
 # Numbers and memory
 
 
@@ -94,16 +103,16 @@ def test_a_step_that_is_not_finite_is_skipped_recorded_and_the_third_in_a_row_st
 
     def broken(name, now, batch, **options):
         calls.append(1)
-        return real(name, now, batch, **options) * (float("nan") if wrong(len(calls)) else 1.0)
+        return real(name, now, batch, **options) * (float("nan") if len(calls) in wrong else 1.0)
 
-    wrong = lambda n: n in (1, 2)  # noqa: E731
+    wrong = {1, 2}
     monkeypatch.setattr(update, "objective_loss", broken)
     result = train(TrainConfig(**{**SMALL, "steps": 4}, algo="nsr", out=str(tmp_path / "a")), quiet)
     assert [r["skipped"] for r in rows_of(tmp_path / "a")] == [1.0, 1.0, 0.0, 0.0] and result.steps == 4
     assert len(list(read_episodes(tmp_path / "a" / "bad.jsonl"))) == 16 and sum("not finite" in n for n in result.notes) == 2
     before = load_model(result.checkpoint_before)[0].state_dict()
     assert any(not torch.equal(v, before[k]) for k, v in load_model(result.checkpoint_after)[0].state_dict().items())
-    wrong = lambda n: True  # noqa: E731
+    wrong = set(range(100))
     with pytest.raises(TrainingStopped, match=r"3 updates in a row.*bad\.jsonl"):
         train(TrainConfig(**{**SMALL, "steps": 9}, algo="nsr", out=str(tmp_path / "b")), quiet)
     assert len(list(read_episodes(tmp_path / "b" / "bad.jsonl"))) == 24
@@ -124,12 +133,22 @@ def test_a_reward_that_is_not_finite_teaches_nobody(tmp_path):
     assert np.isnan(found[0]) and not np.isnan(found[1:]).any()
 
 
-def test_out_of_memory_is_one_line_with_the_setting_to_lower(tmp_path, monkeypatch):
+@pytest.mark.parametrize("doing", ["sampling", "learning"])
+def test_out_of_memory_is_one_line_with_the_setting_to_lower(tmp_path, monkeypatch, doing):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(learner, "update", full)
-    with pytest.raises(TrainingStopped, match=r"out of memory.*--groups, --group-size or --context"):
+    if doing == "learning":
+        monkeypatch.setattr(learner, "update", full)
+    else:  # for a step, not for the evaluation before it
+        play = collect.Collector.play
+
+        def starved(self, *args):
+            self.run.engine._forward = full
+            return play(self, *args)
+
+        monkeypatch.setattr(collect.Collector, "play", starved)
+    with pytest.raises(TrainingStopped, match=rf"out of memory while {doing}.*--groups, --group-size or --context"):
         train(TrainConfig(**SMALL, algo="nsr", out=str(tmp_path / "r")), quiet)
 
 
@@ -139,8 +158,6 @@ def test_out_of_memory_is_one_line_with_the_setting_to_lower(tmp_path, monkeypat
 @pytest.mark.parametrize("stragglers", ["wait", "carry", "cut"])
 def test_staleness_never_passes_its_bound(tmp_path, stragglers, monkeypatch):
     """Driven to the edge: the learner is fast, one group in three is slow, and updates come as quickly as they can."""
-    from agentgym_trainers import collect
-
     from agentgym.registry import make as real
 
     def slow(*args, **kwargs):
