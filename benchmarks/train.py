@@ -15,24 +15,28 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
 import torch
+from agentgym_tools.env import DeskEnv
 from agentgym_trainers.algorithm import resolve
+from agentgym_trainers.config import TrainConfig
 from agentgym_trainers.engine import TransformersEngine
 from agentgym_trainers.learner import Learner, Pace
 from agentgym_trainers.model import load_model
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import make_batch
+from agentgym_trainers.train import train
 from agentgym_trainers.update import Part, make_optimizer, update
 
 from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Limits, Scene, StopReason, Task, Tokens, Verdict
 from agentgym.episode import Episode
+from agentgym.registry import make
 from agentgym.rewards import outcome
 from agentgym.rollout import Job, Rollout
 
@@ -164,8 +168,6 @@ def ours(mode: str, model: str, steps: int) -> dict[str, float]:
 
 def packed(model: str) -> dict[str, float]:
     """Trained tokens per second on a real desk batch, prefixes shared against one padded row per sequence; medians of alternating updates."""
-    from agentgym import make
-
     network, tokenizer = load_model(model)
     renderer = ChatRenderer(tokenizer)
     engine = TransformersEngine(network, renderer, max_tokens=24, context=4096)
@@ -184,65 +186,31 @@ def packed(model: str) -> dict[str, float]:
     return {"trained_tokens": n, "tokens": float(len(batch)), "packed_per_s": round(n / a, 1), "padded_per_s": round(n / b, 1), "ratio": round(b / a, 2)}
 
 
+async def slow_step(env: AgentEnv, action: str) -> Any:
+    """A step that takes a quarter of a second of waiting more."""
+    await anyio.sleep(0.25)
+    return env.step(action)
+
+
 def overlap(model: str) -> dict[str, float]:
-    """A real run with environments that sleep: the wall time of a step over the longest of its phases, measured apart."""
-    import tempfile
-
-    from agentgym_trainers import collect, learner
-    from agentgym_trainers.config import TrainConfig
-    from agentgym_trainers.train import train
-
-    from agentgym.registry import make
-
-    def slow(*args: Any, **options: Any) -> AgentEnv:
-        env = make(*args, **options)
-        step = env.step
-
-        async def astep(action: str) -> Any:
-            await anyio.sleep(0.25)
-            return step(action)
-
-        env.astep = astep  # type: ignore[attr-defined]
-        return env
-
-    wall: list[float] = []
-    learned: list[float] = []
-    real = learner.Learner.learn
-
-    def timed(self: Any, *args: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return real(self, *args)
-        finally:
-            learned.append(time.perf_counter() - began)
-
-    out: dict[str, float] = {}
-    collect.make, learner.Learner.learn = slow, timed  # type: ignore[assignment]
+    """A real run with environments that sleep: the wall time of a step over the longest of its phases, as they are in a run without overlap."""
+    setattr(DeskEnv, "astep", slow_step)  # noqa: B010  # in this process alone
     config = {
         "env": "tools/desk", "model": model, "warm_steps": 0, "eval_tasks": 2, "groups": 4, "group_size": 4, "max_tokens": 24, "steps": 12, "lr": 1e-6,
         "option": {"limits": {"max_turns": 6}}, "algo": "nsr",
     }  # fmt: skip
-    try:
-        for name, staleness in (("in_turn", 0), ("beside", 1)):
-            learned.clear()
-            marks: list[float] = []
-            with tempfile.TemporaryDirectory() as folder:
-
-                def mark(phase: str, row: dict[str, Any], marks: list[float] = marks) -> None:
-                    if phase == "train":
-                        marks.append(time.perf_counter())
-
-                train(TrainConfig(**config, staleness=staleness, out=folder + "/r"), mark)
-                rows = [json.loads(line) for line in (Path(folder) / "r" / "metrics.jsonl").read_text().splitlines()]
-            steps = [b - a for a, b in pairwise(marks[2:])]
-            out[f"{name}_step_s"] = round(statistics.median(steps), 4)
-            out[f"{name}_learn_s"] = round(statistics.median(learned[3:]), 4)
-            if not staleness:
-                out["sample_s"] = round(statistics.median(r["sample_s"] for r in rows[4:] if r["phase"] == "train"), 4)
-    finally:
-        collect.make, learner.Learner.learn = make, real
-    wall.append(max(out["sample_s"], out["in_turn_learn_s"]))
-    return {**out, "over_longest_phase": round(out["beside_step_s"] / wall[0], 3), "over_in_turn": round(out["beside_step_s"] / out["in_turn_step_s"], 3)}
+    step_s, phase_s = {}, {}
+    for staleness in (0, 1):
+        rows: list[dict[str, float]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            train(TrainConfig(**config, staleness=staleness, out=folder + "/r"), lambda phase, row, rows=rows: rows.append(row) if phase == "train" else None)
+        step_s[staleness] = statistics.median(r["sample_s"] + r["learn_s"] for r in rows[3:])
+        phase_s[staleness] = {k: round(statistics.median(r[k] for r in rows[3:]), 4) for k in ("sample_s", "learn_s")}
+    longest = max(phase_s[0].values())
+    return {
+        **phase_s[0], "in_turn_step_s": round(step_s[0], 4), "beside_step_s": round(step_s[1], 4), "over_longest_phase": round(step_s[1] / longest, 3),
+        "over_in_turn": round(step_s[1] / step_s[0], 3),
+    }  # fmt: skip
 
 
 def child(part: str, model: str, steps: int) -> dict[str, Any]:

@@ -177,10 +177,10 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
             quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
         ).run(todo)  # fmt: skip
     played = [done[j.key] for j in jobs if j.key in done]
-    unpaid = [e for e in played if isinstance(env.reward, Spec) and e.status == "valid" and lacking(env.reward, e)]
-    result = summarise(plan, policy.name, played, len(tried) - len(played), {id(e) for e in unpaid})
+    missed = unpaid(env.reward, played)
+    result = summarise(plan, policy.name, played, len(tried) - len(played), {id(e) for e in missed})
     result.unplayed = len(jobs) - len(played)
-    result.notes = [*_unpaid(env.reward, unpaid), *quarantine.notes(), *_warnings(result), *_contamination(env, [j.task for j in jobs], policy.name)]
+    result.notes = [*unpaid_notes(env.reward, missed), *quarantine.notes(), *_warnings(result), *_contamination(env, [j.task for j in jobs], policy.name)]
     result.wall_s, result.out = round(time.perf_counter() - began, 3), str(out) if out else None
     if out is not None:
         (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
@@ -197,11 +197,20 @@ def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
     return meter
 
 
-def _unpaid(reward: Reward, episodes: Sequence[Episode]) -> list[str]:
+def unpaid(reward: Reward, episodes: Sequence[Episode]) -> list[Episode]:
+    """The valid episodes whose reward uses a verdict that they lack."""
+    return [e for e in episodes if isinstance(reward, Spec) and e.status == "valid" and lacking(reward, e)]
+
+
+def unpaid_notes(reward: Reward, episodes: Sequence[Episode]) -> list[str]:
+    """What unpaid episodes lack, and the reason of the first; nothing where there are none."""
     if not episodes or not isinstance(reward, Spec):
         return []
     names = sorted({n for e in episodes for n in lacking(reward, e)})
-    return [f"{len(episodes)} episodes have no reward: verdicts of {', '.join(names)} are invalid"]
+    first = episodes[0]
+    said = [v.critique for told in (first.late, *(t.late for t in first.turns), *(t.verdicts for t in first.turns)) for n, v in told.items() if n in names]
+    why = next((f" ({s})" for s in said if s), "")
+    return [f"{len(episodes)} episodes have no reward: verdicts of {', '.join(names)} are invalid{why}"]
 
 
 def _warnings(result: Result) -> list[str]:

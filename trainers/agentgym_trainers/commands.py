@@ -101,7 +101,7 @@ def _answer(result: Any) -> Answer:
         bar = "█" * round(20 * m.success.mean) + "·" * (20 - round(20 * m.success.mean))
         sampled = f"{m.sampled.mean:.3f}" if m.sampled else "–"
         table.add_row(f"{name:<7}{bar}", f"{m.success.mean:.3f}", f"{m.success.low:.3f} – {m.success.high:.3f}", sampled, f"{m.valid}/{m.episodes}")
-    table.caption, table.caption_justify = f"{warm_text(result)}\npicture and episodes: {page}", "left"
+    table.caption, table.caption_justify = "\n".join([warm_text(result), *(f"note: {n}" for n in result.notes), f"picture and episodes: {page}"]), "left"
     return Answer(result, table)
 
 

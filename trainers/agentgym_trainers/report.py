@@ -38,11 +38,15 @@ def write_report(result: TrainResult) -> Path:
     page.write_text(
         f"<!doctype html><meta charset=utf-8><title>{html.escape(result.env)} {result.algorithm}</title><style>{STYLE}</style>"
         f"<h1>{html.escape(result.env)}: {html.escape(result.algorithm)}, reward {html.escape(result.reward)}</h1>{_table(result)}"
-        f"<p>{html.escape(warm_text(result))} Intervals are 95% (Wilson).</p><p>{PICTURED}</p>"
+        f"<p>{html.escape(warm_text(result))} Intervals are 95% (Wilson).</p>{_notes(result)}<p>{PICTURED}</p>"
         f"<img style='max-width:100%' alt='learning curve' src='data:image/png;base64,{picture}'>{_samples(out)}"
         f"<h2>Configuration</h2><pre>{html.escape((out / 'config.toml').read_text())}</pre>"
     )
     return page
+
+
+def _notes(result: TrainResult) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(n)}</li>' for n in result.notes)}</ul>" if result.notes else ""
 
 
 def warm_text(result: TrainResult) -> str:

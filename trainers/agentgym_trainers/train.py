@@ -18,7 +18,7 @@ import torch
 
 from agentgym.episode import Episode, EpisodeStore
 from agentgym.errors import TrainingStopped, UsageError
-from agentgym.evaluation.run import settler_of
+from agentgym.evaluation.run import settler_of, unpaid, unpaid_notes
 from agentgym.rollout import Keep
 from agentgym_trainers import checkpoint
 from agentgym_trainers.algorithm import Algorithm, resolve
@@ -175,6 +175,8 @@ async def _updates(run: Run, config: TrainConfig, learner: Learner, source: Sour
             row = await _learned(run, config, learner, episodes, source)
         run.step += 1
         own = [e for e in episodes if not outside(e)]
+        if row.get("unpaid") == 1.0:
+            run.said += unpaid_notes(run.env.reward, unpaid(run.env.reward, own))
         if run.late is not None:
             row |= {f"dial:{k}": v for k, v in run.late.advance(run.step, own).items() if k != "step"}
         row |= {"sample_s": sampled - started, "learn_s": time.perf_counter() - sampled, "tokens": run.engine.generated}
