@@ -18,7 +18,11 @@ LARGEST = 200_000_000
 
 
 class Fused:
-    """The weights of a model, those that are used together joined. They are copies: ``refresh`` after an update."""
+    """The weights of a model, those that are used together joined. They are copies: ``refresh`` after an update.
+
+    The two numbers of a query or key that are turned together stand side by side, so that turning them is one complex product. A cache
+    filled by this forward can be read by no other.
+    """
 
     layers: list[tuple[Any, ...]]
 
@@ -39,33 +43,45 @@ class Fused:
         self.layers = []
         for layer in body.layers:
             a, m = layer.self_attn, layer.mlp
-            biases = [p.bias for p in (a.q_proj, a.k_proj, a.v_proj)]
+            biases = [self._paired(p.bias) if p.bias is not None and p is not a.v_proj else p.bias for p in (a.q_proj, a.k_proj, a.v_proj)]
+            norms = [self._paired(n.weight) if n is not None else None for n in (getattr(a, "q_norm", None), getattr(a, "k_norm", None))]
             self.layers.append(
                 (
-                    layer.input_layernorm.weight, torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
-                    torch.cat(biases) if biases[0] is not None else None, getattr(a, "q_norm", None), getattr(a, "k_norm", None), a.o_proj,
+                    layer.input_layernorm.weight, torch.cat([self._paired(a.q_proj.weight), self._paired(a.k_proj.weight), a.v_proj.weight]),
+                    torch.cat(biases) if biases[0] is not None else None, *norms, a.o_proj,
                     layer.post_attention_layernorm.weight, torch.cat([m.gate_proj.weight, m.up_proj.weight]), m.down_proj.weight,
                 )
             )  # fmt: skip
+
+    def _paired(self, weight: Tensor) -> Tensor:
+        """Rows of queries or keys in the order of pairs: 0, half, 1, half + 1, … of each head."""
+        return weight.view(-1, 2, self.width // 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 
     def __call__(self, ids: Tensor, position: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """Logits ``[rows, vocabulary]`` after the last of ``ids [rows, width]``; keys and values go through ``cache.update``."""
         rows, width = ids.shape
         x = self.embed(ids)
-        cos, sin = (t[:, :, None] for t in self.rotary(x, position))
-        half = self.width // 2
-        for number, (first, qkv, bias, q_norm, k_norm, out, second, gate_up, down) in enumerate(self.layers):
-            found = F.linear(F.rms_norm(x, (self.hidden,), first, self.eps), qkv, bias).view(rows, width, -1, self.width)
-            if q_norm is None:
-                turned = found[:, :, : self.heads + self.kept]
-            else:
-                q, k = found[:, :, : self.heads], found[:, :, self.heads : self.heads + self.kept]
+        half, turned = self.width // 2, self.heads + self.kept
+        cos, sin = self.rotary(x, position)
+        turn = torch.complex(cos[:, :, None, :half], sin[:, :, None, :half])
+        bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, -torch.inf)
+        together = width == 1 and self.heads > self.kept  # the queries of one key are then as rows of one query
+        for number, (first, qkv, added, q_norm, k_norm, out, second, gate_up, down) in enumerate(self.layers):
+            found = F.linear(F.rms_norm(x, (self.hidden,), first, self.eps), qkv, added).view(rows, width, -1, self.width)
+            q, k, v = torch.split(found, [self.heads, self.kept, self.kept], 2)
+            if q_norm is not None:
                 norm = (self.width,)
-                turned = torch.cat([F.rms_norm(q, norm, q_norm.weight, self.eps), F.rms_norm(k, norm, k_norm.weight, self.eps)], 2)
-            turned = turned * cos + torch.cat([-turned[..., half:], turned[..., :half]], -1) * sin
-            keys, values = cache.update(turned[:, :, self.heads :].transpose(1, 2), found[:, :, self.heads + self.kept :].transpose(1, 2), number)
-            seen = F.scaled_dot_product_attention(turned[:, :, : self.heads].transpose(1, 2), keys, values, attn_mask=mask, enable_gqa=self.heads != self.kept)
-            x = x + out(seen.transpose(1, 2).reshape(rows, width, -1))
+                qk = torch.cat([F.rms_norm(q, norm, q_norm, self.eps), F.rms_norm(k, norm, k_norm, self.eps)], 2)
+            else:
+                qk = found[:, :, :turned]
+            qk = torch.view_as_real(torch.view_as_complex(qk.view(rows, width, turned, half, 2)) * turn).flatten(-2)
+            q, k = torch.split(qk, [self.heads, self.kept], 2)
+            keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), number)
+            if together:
+                seen = F.scaled_dot_product_attention(q.reshape(rows, self.kept, -1, self.width), keys, values, attn_mask=bias)
+            else:
+                seen = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=bias, enable_gqa=self.heads != self.kept).transpose(1, 2)
+            x = x + out(seen.reshape(rows, width, -1))
             gate, up = F.linear(F.rms_norm(x, (self.hidden,), second, self.eps), gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, down)
         return F.linear(F.rms_norm(x[:, -1], (self.hidden,), self.norm, self.eps), self.head)

@@ -32,7 +32,7 @@ KEPT = 256
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
-    """Keys and values of many sequences: ``[slots, capacity + 1, heads, dim]`` per layer; the last position is a bin.
+    """Keys and values of many sequences: ``[slots, heads, capacity + 1, dim]`` per layer; the last position is a bin.
 
     ``view`` says which rows and positions the next forward writes, and how far it reads.
     """
@@ -55,26 +55,24 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
         self.slots, self.capacity = max(slots, self.slots), max(capacity, self.capacity)
         for store in (self.keys, self.values):
             for i, old in enumerate(store):
-                store[i] = old.new_zeros((self.slots, self.capacity + 1, *old.shape[2:]))
-                store[i][:old_slots, :old_capacity] = old[:, :old_capacity]
+                store[i] = old.new_zeros((self.slots, old.shape[1], self.capacity + 1, old.shape[3]))
+                store[i][:old_slots, :, :old_capacity] = old[:, :, :old_capacity]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Write ``[rows, heads, new, dim]`` and return ``[rows, heads, reach, dim]``."""
         if layer_idx == len(self.keys):
-            shape = (self.slots, self.capacity + 1, key_states.shape[1], key_states.shape[3])
-            self.keys.append(key_states.new_zeros(shape))
-            self.values.append(value_states.new_zeros((*shape[:3], value_states.shape[3])))
+            for stores, states in ((self.keys, key_states), (self.values, value_states)):
+                stores.append(states.new_zeros((self.slots, states.shape[1], self.capacity + 1, states.shape[3])))
         read = []
         for store, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
-            store[self._write_rows[:, None], self._write_at] = new.transpose(1, 2)
-            kept = store[: len(self._write_rows), : self._reach] if self._rows is None else store[self._rows, : self._reach]
-            read.append(kept.transpose(1, 2))
+            store[self._write_rows[:, None], :, self._write_at] = new.transpose(1, 2)
+            read.append(store[: len(self._write_rows), :, : self._reach] if self._rows is None else store[self._rows, :, : self._reach])
         return read[0], read[1]
 
     def copy(self, source: np.ndarray[Any, Any], to: np.ndarray[Any, Any], reach: int) -> None:
         """Give slots ``to`` the first ``reach`` positions of slots ``source``."""
         for store in (*self.keys, *self.values):
-            store[torch.from_numpy(to).to(store.device), :reach] = store[torch.from_numpy(source).to(store.device), :reach]
+            store[torch.from_numpy(to).to(store.device), :, :reach] = store[torch.from_numpy(source).to(store.device), :, :reach]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions are always given, so nothing asks for a common length."""
