@@ -41,11 +41,15 @@ from agentgym.rewards import outcome
 from agentgym.rollout import Job, Rollout
 
 ASKED = "go north then look at the lamp and take it now please thank you"
-SCHEMA = "You may call functions. Answer with one JSON object inside <tool_call> marks, with the name of the function and its arguments. " * 2
+SCHEMA = "You may call functions. Answer with one JSON object inside <tool_call> marks, with the name of the function and its arguments. " * 4
 TEMPLATE = (
     "{% if tools %}<|im_start|>system\n" + SCHEMA + "{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{m['role']}}\n{% if loop.index > 1 and m['role'] == 'user' %}<tool_response>\n{{m['content']}}\n</tool_response>"
+    "{% else %}{{m['content']}}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+PLAIN = "{% for m in messages %}{{m['content']}}{% if m['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+"""As the peer's prompts and answers of the environment are: text, and nothing around it; but a turn must end with a token of its own."""
+
 CALL, LAST = '<tool_call>\n{"name": "echo", "arguments": {"text": "go north"}}\n</tool_call><|im_end|>', "go north<|im_end|>"
 
 
@@ -122,7 +126,7 @@ class Bench:
     def __init__(self, mode: str, model: str) -> None:
         self.mode = mode
         self.model, tokenizer = load_model(model)
-        tokenizer.chat_template = TEMPLATE
+        tokenizer.chat_template = TEMPLATE if mode == "tools" else PLAIN
         self.renderer = ChatRenderer(tokenizer)
         turns, tokens = {"single": (1, 64), "turns": (4, 16), "tools": (4, 16)}[mode]
         self.env = BenchEnv(turns=turns)
