@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
+import msgspec
 from msgspec import Struct
 
 from agentgym.checks.attacks import Attack, AttackResult, all_attacks, oracle_endings, run_attack
@@ -63,9 +64,15 @@ def _play(subject: Subject, policy: str, repeats: int = 1) -> tuple[Played, list
         episodes += played
         won, invalid = sum(e.success for e in played), sum(e.status == "invalid" for e in played)
         if won < len(played):
-            low.append(f"{split} {won / len(played):.3f} ({invalid} invalid)")
+            low.append(f"{split} {won / len(played):.3f} ({invalid} invalid), {_why(next(e for e in played if not e.success))}")
     n = max(1, len(episodes))
     return Played(len(episodes), sum(e.total for e in episodes) / n, sum(e.success for e in episodes) / n), low
+
+
+def _why(episode: Episode) -> str:
+    """How an episode that should have succeeded did not."""
+    said = episode.fault or ", ".join(f"{n}: {v.critique or msgspec.json.encode(v.evidence).decode()}" for n, v in episode.verdicts.items() if v.value != 1.0)
+    return f"e.g. {episode.id}: {said[:600]}"
 
 
 def check(env_id: str, tasks: int = 40, on_check: Callable[[Check], None] = lambda check: None, options: Mapping[str, Json] | None = None) -> Report:

@@ -138,7 +138,7 @@ class UnitTests(Rule, frozen=True, kw_only=True):
     """
 
     bench: str
-    limit_s: float = 900.0
+    limit_s: float = 4 * 3600.0  # a backstop: each run has a limit of its own, and waiting for a turn must not count
 
     def __call__(self, view: EpisodeView) -> Verdict:
         if PATCH not in view.artefacts:
@@ -177,7 +177,7 @@ def played_in(view: EpisodeView) -> str | None:
 
 
 def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = None) -> Verdict:
-    """The verdict of a patch, in a fresh sandbox.
+    """The verdict of a patch, in a fresh sandbox. As many run at once as there are processors: more would only take each other's time.
 
     A time-out on a machine that has more to do than processors counts only if it happens again, with twice the time and no other second try beside.
 
@@ -205,7 +205,7 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
     entries = {f"{WORK}/{p}": Entry("f", taken[p].mode & 0o755 if p in taken else 0o644, data=d) for p, d in files.items()}
 
     def run_in_a_fresh_one(seconds: float) -> Run:
-        with start(bench.image, bench.resources, kind) as sandbox:
+        with _turns, start(bench.image, bench.resources, kind) as sandbox:
             sandbox.write(entries)
             return run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=seconds, secret=secret)
 
@@ -252,7 +252,7 @@ def judge_run(bench: Bench, canaries: Canaries, run: Run) -> Verdict:
     )  # fmt: skip
 
 
-_one_at_a_time, _second_try = threading.Lock(), threading.Lock()
+_one_at_a_time, _second_try, _turns = threading.Lock(), threading.Lock(), threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 def parse(source: bytes) -> ast.Module:
