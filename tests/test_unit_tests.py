@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
 from agentgym_swe.libraries import SITE, image
-from agentgym_verifiers.rules import load
+from agentgym_verifiers.rules import load, unit_tests
 from agentgym_verifiers.rules.unit_tests import Bench, Changed, UnitTests, changeable, grade_patch, patch_of, read_patch
 from sandboxes import kinds, need
 
@@ -137,6 +139,26 @@ def test_a_time_out_counts_at_once_on_a_quiet_machine_and_is_tried_again_on_a_bu
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
     verdict = grade_patch(bench(seconds=4.0), {"lib.py": Changed("file", SLOW)}, need("bwrap"))
     assert verdict.value == value and verdict.evidence["limit"] == ("" if value else "time")
+
+
+def test_gradings_take_turns(monkeypatch):
+    """Six at once, with room for two: no more than two run, and all are right."""
+    running, seen, run_tests = [], [], unit_tests.run_tests
+
+    def counted(*args, **options):
+        running.append(1)
+        seen.append(len(running))
+        try:
+            return run_tests(*args, **options)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(unit_tests, "run_tests", counted)
+    monkeypatch.setattr(unit_tests, "_turns", threading.BoundedSemaphore(2))
+    kind = need("bwrap")
+    with ThreadPoolExecutor(6) as pool:
+        verdicts = list(pool.map(lambda text: grade_patch(bench(), {"lib.py": Changed("file", text)}, kind), [RIGHT, WRONG + "\n"] * 3))
+    assert [v.value for v in verdicts] == [1.0, 0.0] * 3 and len(seen) == 6 and max(seen) <= 2
 
 
 def test_6_the_ids_must_be_exactly_those():
