@@ -48,7 +48,7 @@ class Fused:
             self.layers.append(
                 (
                     layer.input_layernorm.weight, torch.cat([self._paired(a.q_proj.weight), self._paired(a.k_proj.weight), a.v_proj.weight]),
-                    torch.cat(biases) if biases[0] is not None else None, *norms, a.o_proj,
+                    torch.cat(biases) if biases[0] is not None else None, *norms, a.o_proj.weight, a.o_proj.bias,
                     layer.post_attention_layernorm.weight, torch.cat([m.gate_proj.weight, m.up_proj.weight]), m.down_proj.weight,
                 )
             )  # fmt: skip
@@ -66,7 +66,7 @@ class Fused:
         turn = torch.complex(cos[:, :, None, :half], sin[:, :, None, :half])
         bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, -torch.inf)
         together = width == 1 and self.heads > self.kept  # the queries of one key are then as rows of one query
-        for number, (first, qkv, added, q_norm, k_norm, out, second, gate_up, down) in enumerate(self.layers):
+        for number, (first, qkv, added, q_norm, k_norm, out, out_bias, second, gate_up, down) in enumerate(self.layers):
             found = F.linear(F.rms_norm(x, (self.hidden,), first, self.eps), qkv, added).view(rows, width, -1, self.width)
             q, k, v = torch.split(found, [self.heads, self.kept, self.kept], 2)
             if q_norm is not None:
@@ -81,7 +81,7 @@ class Fused:
                 seen = F.scaled_dot_product_attention(q.reshape(rows, self.kept, -1, self.width), keys, values, attn_mask=bias)
             else:
                 seen = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=bias, enable_gqa=self.heads != self.kept).transpose(1, 2)
-            x = x + out(seen.reshape(rows, width, -1))
+            x = x + F.linear(seen.reshape(rows, width, -1), out, out_bias)
             gate, up = F.linear(F.rms_norm(x, (self.hidden,), second, self.eps), gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, down)
         return F.linear(F.rms_norm(x[:, -1], (self.hidden,), self.norm, self.eps), self.head)

@@ -45,7 +45,8 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
 
     def view(self, rows: torch.Tensor | None, write_rows: torch.Tensor, write_at: torch.Tensor, reach: int) -> None:
         """``rows`` None reads slots ``0 … len(write_rows) - 1`` without a copy."""
-        self._rows, self._write_rows, self._write_at, self._reach = rows, write_rows, write_at, reach
+        self._read = (slice(len(write_rows)) if rows is None else rows, slice(None), slice(reach))
+        self._write = (write_rows[:, None], slice(None), write_at)
 
     def grow(self, slots: int, capacity: int) -> None:
         """Make room, keeping what is there."""
@@ -65,8 +66,8 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
                 stores.append(states.new_zeros((self.slots, states.shape[1], self.capacity + 1, states.shape[3])))
         read = []
         for store, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
-            store[self._write_rows[:, None], :, self._write_at] = new.transpose(1, 2)
-            read.append(store[: len(self._write_rows), :, : self._reach] if self._rows is None else store[self._rows, :, : self._reach])
+            store[self._write] = new.transpose(1, 2)
+            read.append(store[self._read])
         return read[0], read[1]
 
     def copy(self, source: np.ndarray[Any, Any], to: np.ndarray[Any, Any], reach: int) -> None:
@@ -319,9 +320,12 @@ class TransformersEngine(TokenEngine):
         at = slots if everyone else np.arange(len(batch))
         ids = np.zeros((len(rows), width), dtype=np.int64)
         position = np.full((len(rows), width), -1, dtype=np.int64)
-        for i, chunk, slot in zip(at, chunks, slots, strict=True):
-            ids[i, width - len(chunk) :] = chunk
-            position[i, width - len(chunk) :] = np.arange(self._lengths[slot], self._lengths[slot] + len(chunk))
+        if width == 1:
+            ids[at, 0], position[at, 0] = [chunk[0] for chunk in chunks], self._lengths[slots]
+        else:
+            for i, chunk, slot in zip(at, chunks, slots, strict=True):
+                ids[i, width - len(chunk) :] = chunk
+                position[i, width - len(chunk) :] = np.arange(self._lengths[slot], self._lengths[slot] + len(chunk))
         reach = int(position.max()) + 1
         device = self.model.device
         write_at = torch.from_numpy(np.where(position < 0, self._cache.capacity, position)).to(device)

@@ -52,7 +52,7 @@ class ChatRenderer:
         self.segment_each_turn = bool(self.rewrites) and on_rewrite == "segment"
         if self.rewrites and not self.segment_each_turn:
             raise TemplateRefused(f"the chat template of {self.name} rewrites history: {self.rewrites}; use on_rewrite=segment to train each turn on its own")
-        self._bridges: dict[str, str] = {}
+        self._dummies: dict[int, tuple[list[Message], str]] = {}
 
     # The three methods of a Renderer
 
@@ -117,9 +117,9 @@ class ChatRenderer:
             return ""  # a template without tools: such answers are given as user messages
         return ""
 
-    def _extension(self, before: Sequence[Message], after: Sequence[Message]) -> str | None:
-        """What the template adds for ``after``, with the glue that closes the turn before it; None if it rewrites."""
-        base, full = self._render(before), self._render([*before, *after], ask=True)
+    def _extension(self, before: Sequence[Message], after: Sequence[Message], base: str = "") -> str | None:
+        """What the template adds for ``after``, with the glue that closes the turn before it; None if it rewrites. ``base`` is ``before``, rendered."""
+        base, full = base or self._render(before), self._render([*before, *after], ask=True)
         end: str = self.tokenizer.convert_ids_to_tokens(self.end_id)
         cut = base.rfind(end)
         if cut < 0 or full[: cut + len(end)] != base[: cut + len(end)]:
@@ -128,9 +128,12 @@ class ChatRenderer:
 
     def _glue(self, messages: Sequence[Message]) -> str:
         tools = sum(m["role"] == "tool" for m in messages)
-        before: list[Message] = [_USER, _called(tools) if tools else {"role": "assistant", "content": "spoken words"}]
         try:
-            glue = self._extension(before, [_renamed(m, i) for i, m in enumerate(messages)])
+            if tools not in self._dummies:
+                before: list[Message] = [_USER, _called(tools) if tools else {"role": "assistant", "content": "spoken words"}]
+                self._dummies[tools] = before, self._render(before)
+            before, base = self._dummies[tools]
+            glue = self._extension(before, [_renamed(m, i) for i, m in enumerate(messages)], base)
         except (jinja2.TemplateError, TypeError, ValueError):
             glue = self._extension([_USER, {"role": "assistant", "content": "spoken words"}], [{"role": "user", "content": m["content"]} for m in messages])
         if glue is None:
