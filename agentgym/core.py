@@ -408,6 +408,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
 
     def _settle(self, turn: Turn, reason: StopReason | None, began: float) -> StepResult:
         """Verdicts, terms and the record of a turn that has been played; ``reason`` if it was the last."""
+        turn.duration_s = time.perf_counter() - began
         turn.state_hash, turn.anchor, turn.facts = self._hash, self._shown.anchor, self._shown.facts
         episode = self.episode
         view = EpisodeView(self.task, episode)
@@ -420,7 +421,6 @@ class AgentEnv(gymnasium.Env[Obs, str]):
                 episode.verdicts = grade(self.verifiers, EpisodeView(self.task, episode, self.artefacts))
                 require_valid(episode.verdicts)
                 episode.status = "valid"
-        turn.duration_s = time.perf_counter() - began
         terms = self.reward.at(episode, len(episode.turns) - 1)
         episode.terms += terms
         verdicts = {**turn.verdicts, **episode.verdicts} if reason else turn.verdicts

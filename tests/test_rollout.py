@@ -1,5 +1,8 @@
 """Rollouts: faults are retried in fresh environments and never become rewards; budgets end an episode cleanly."""
 
+import threading
+import time
+
 import anyio
 import pytest
 from worlds import Judge, Says, World
@@ -115,9 +118,6 @@ def test_the_limits_of_a_task_bound_its_tokens():
 
 
 def test_environments_that_block_are_stepped_on_threads():
-    import threading
-    import time
-
     seen, inside, most = set(), [], []
 
     class Slow(World):
@@ -205,6 +205,18 @@ def test_waiting_to_ask_again_is_no_working_time():
     assert episode.stop_reason == "done"
 
 
+def test_grading_is_no_working_time():
+    def slow(view):
+        time.sleep(0.4)
+        return Verdict.scored(1.0)
+
+    class Slow(World):
+        verifiers = {"task": Judge(slow)}
+
+    (episode,) = play(Rollout(make=Slow, policy=Says("go")), "t.1")
+    assert episode.success and [t.duration_s < 0.3 for t in episode.turns] == [True, True] and all(t.duration_s > 0 for t in episode.turns)
+
+
 def costing(n: int) -> Says:
     return Says("go", usage={"prompt_tokens": 1000, "completion_tokens": n})
 
@@ -228,9 +240,6 @@ def test_the_turns_of_a_run_are_bounded_too():
 
 
 def test_deferred_grading_gives_the_same_records_and_does_not_hold_up_stepping():
-    import threading
-    import time
-
     graded_on, held = set(), []
 
     class Slow(World):
