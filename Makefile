@@ -63,6 +63,7 @@ bench: setup
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 
 docs: setup
+	$(BIN)/python scripts/rooms.py > docs/rooms.svg
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
 clean:
