@@ -17,6 +17,10 @@ LARGEST = 200_000_000
 """Weights beyond which the copy costs more than the operations that it saves."""
 
 
+MOVING = ("dynamic", "longrope")
+"""Rotary positions that depend on how long a sequence is."""
+
+
 class Fused:
     """The weights of a model, those that are used together joined. They are copies: ``refresh`` after an update.
 
@@ -33,6 +37,7 @@ class Fused:
         self.width = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
         self.eps, self.hidden = float(config.rms_norm_eps), int(config.hidden_size)
         self.rotary, self.embed = body.rotary_emb, body.embed_tokens
+        self.turns = torch.zeros(0)
         self.refresh()
 
     @torch.no_grad()
@@ -53,6 +58,15 @@ class Fused:
                 )
             )  # fmt: skip
 
+    def _turns(self, x: Tensor, reach: int) -> Tensor:
+        """``[positions, heads, half]``: by what the pairs of queries and keys are turned at each position, as complex numbers; values are not (1)."""
+        if len(self.turns) < reach:
+            half, n = self.width // 2, 2 * reach
+            cos, sin = self.rotary(x, torch.arange(n, device=x.device)[None])
+            turn = torch.complex(cos[0, :, None, :half], sin[0, :, None, :half])
+            self.turns = torch.cat([turn.expand(n, self.heads + self.kept, half), torch.ones_like(turn).expand(n, self.kept, half)], 1)
+        return self.turns
+
     def _paired(self, weight: Tensor) -> Tensor:
         """Rows of queries or keys in the order of pairs: 0, half, 1, half + 1, … of each head."""
         return weight.view(-1, 2, self.width // 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
@@ -61,22 +75,19 @@ class Fused:
         """Logits ``[rows, vocabulary]`` after the last of ``ids [rows, width]``; keys and values go through ``cache.update``."""
         rows, width = ids.shape
         x = self.embed(ids)
-        half, turned = self.width // 2, self.heads + self.kept
-        cos, sin = self.rotary(x, position)
-        turn = torch.complex(cos[:, :, None, :half], sin[:, :, None, :half])
+        half, all_heads = self.width // 2, self.heads + 2 * self.kept
+        turn = self._turns(x, int(mask.shape[-1]))[position]
         bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, -torch.inf)
         together = width == 1 and self.heads > self.kept  # the queries of one key are then as rows of one query
         for number, (first, qkv, added, q_norm, k_norm, out, out_bias, second, gate_up, down) in enumerate(self.layers):
             found = F.linear(F.rms_norm(x, (self.hidden,), first, self.eps), qkv, added).view(rows, width, -1, self.width)
-            q, k, v = torch.split(found, [self.heads, self.kept, self.kept], 2)
             if q_norm is not None:
+                q, k, v = found.split_with_sizes([self.heads, self.kept, self.kept], 2)
                 norm = (self.width,)
-                qk = torch.cat([F.rms_norm(q, norm, q_norm, self.eps), F.rms_norm(k, norm, k_norm, self.eps)], 2)
-            else:
-                qk = found[:, :, :turned]
-            qk = torch.view_as_real(torch.view_as_complex(qk.view(rows, width, turned, half, 2)) * turn).flatten(-2)
-            q, k = torch.split(qk, [self.heads, self.kept], 2)
-            keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), number)
+                found = torch.cat([F.rms_norm(q, norm, q_norm, self.eps), F.rms_norm(k, norm, k_norm, self.eps), v], 2)
+            found = torch.view_as_real(torch.view_as_complex(found.view(rows, width, all_heads, half, 2)) * turn).view(rows, width, all_heads, self.width)
+            q, new = found.split_with_sizes([self.heads, 2 * self.kept], 2)
+            keys, values = cache.write(new, number)
             if together:
                 seen = F.scaled_dot_product_attention(q.reshape(rows, self.kept, -1, self.width), keys, values, attn_mask=bias)
             else:
@@ -90,7 +101,8 @@ class Fused:
 class _Alone:
     """A cache that holds nothing: for the proof."""
 
-    def update(self, keys: Tensor, values: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    def write(self, states: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        keys, values = states.transpose(1, 2).chunk(2, 1)
         return keys, values
 
 
@@ -100,6 +112,8 @@ def fused(model: PreTrainedModel) -> Fused | None:
     if hasattr(model, "peft_config") or model.num_parameters() > LARGEST:
         return None
     try:
+        if model.get_decoder().rotary_emb.rope_type in MOVING:
+            return None
         made = Fused(model)
         ids = torch.arange(3, 14, device=model.device)[None] % int(model.config.vocab_size)
         position = torch.arange(ids.shape[1], device=model.device)[None]

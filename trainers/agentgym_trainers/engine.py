@@ -32,21 +32,20 @@ KEPT = 256
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
-    """Keys and values of many sequences: ``[slots, heads, capacity + 1, dim]`` per layer; the last position is a bin.
+    """Keys and values of many sequences: ``[slots, capacity + 1, 2 heads, dim]`` per layer, keys first; the last position is a bin.
 
     ``view`` says which rows and positions the next forward writes, and how far it reads.
     """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.held: list[torch.Tensor] = []
         self.slots, self.capacity = 0, 0
 
     def view(self, rows: torch.Tensor | None, write_rows: torch.Tensor, write_at: torch.Tensor, reach: int) -> None:
         """``rows`` None reads slots ``0 … len(write_rows) - 1`` without a copy."""
-        self._read = (slice(len(write_rows)) if rows is None else rows, slice(None), slice(reach))
-        self._write = (write_rows[:, None], slice(None), write_at)
+        self._read = (slice(len(write_rows)) if rows is None else rows, slice(reach))
+        self._write = (write_rows[:, None] * (self.capacity + 1) + write_at).flatten()
 
     def grow(self, slots: int, capacity: int) -> None:
         """Make room, keeping what is there."""
@@ -54,26 +53,28 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
             return
         old_slots, old_capacity = self.slots, self.capacity
         self.slots, self.capacity = max(slots, self.slots), max(capacity, self.capacity)
-        for store in (self.keys, self.values):
-            for i, old in enumerate(store):
-                store[i] = old.new_zeros((self.slots, old.shape[1], self.capacity + 1, old.shape[3]))
-                store[i][:old_slots, :, :old_capacity] = old[:, :, :old_capacity]
+        for i, old in enumerate(self.held):
+            self.held[i] = old.new_zeros((self.slots, self.capacity + 1, *old.shape[2:]))
+            self.held[i][:old_slots, :old_capacity] = old[:, :old_capacity]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Write ``[rows, heads, new, dim]`` and return ``[rows, heads, reach, dim]``."""
-        if layer_idx == len(self.keys):
-            for stores, states in ((self.keys, key_states), (self.values, value_states)):
-                stores.append(states.new_zeros((self.slots, states.shape[1], self.capacity + 1, states.shape[3])))
-        read = []
-        for store, new in ((self.keys[layer_idx], key_states), (self.values[layer_idx], value_states)):
-            store[self._write] = new.transpose(1, 2)
-            read.append(store[self._read])
-        return read[0], read[1]
+        return self.write(torch.cat([key_states, value_states], 1).transpose(1, 2), layer_idx)
+
+    def write(self, states: torch.Tensor, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of ``[rows, new, 2 heads, dim]``, keys first."""
+        both, dim = states.shape[2:]
+        if layer_idx == len(self.held):
+            self.held.append(states.new_zeros((self.slots, self.capacity + 1, both, dim)))
+        held = self.held[layer_idx]
+        held.view(-1, both, dim).index_copy_(0, self._write, states.reshape(-1, both, dim))
+        read = held[self._read].transpose(1, 2)
+        return read[:, : both // 2], read[:, both // 2 :]
 
     def copy(self, source: np.ndarray[Any, Any], to: np.ndarray[Any, Any], reach: int) -> None:
         """Give slots ``to`` the first ``reach`` positions of slots ``source``."""
-        for store in (*self.keys, *self.values):
-            store[torch.from_numpy(to).to(store.device), :, :reach] = store[torch.from_numpy(source).to(store.device), :, :reach]
+        for held in self.held:
+            held[torch.from_numpy(to).to(held.device), :reach] = held[torch.from_numpy(source).to(held.device), :reach]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions are always given, so nothing asks for a common length."""
@@ -346,8 +347,8 @@ class TransformersEngine(TokenEngine):
         """One token each, by inverse transform of the request's own uniform number; log-probabilities as sampled."""
         logp = torch.log_softmax(logits / self.temperature if self.temperature > 0 else logits, dim=-1)
         if self.temperature > 0:
-            u = torch.tensor([r.uniform[len(r.ids)] for r in batch], dtype=torch.float64, device=logits.device)
-            below = logp.double().exp().cumsum(-1)
+            u = torch.from_numpy(np.array([r.uniform[len(r.ids)] for r in batch])).to(logits.device)
+            below = logp.exp().cumsum(-1, dtype=torch.float64)
             chosen = (below < u[:, None] * below[:, -1:]).sum(-1).clamp_(max=logp.shape[-1] - 1)
         else:
             chosen = logp.argmax(-1)

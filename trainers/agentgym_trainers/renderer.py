@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jinja2
@@ -18,6 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from agentgym.core import Message, ToolSpec
 from agentgym.errors import TemplateRefused
 from agentgym.messages import CLOSE, OPEN, ToolCall, call_id, print_action
+
+KEPT = 256
+"""How many renderings are remembered."""
 
 _USER: Message = {"role": "user", "content": "question"}
 _REASONED = "<think>\nquiet reasoning\n</think>\n\nspoken words"
@@ -53,19 +57,20 @@ class ChatRenderer:
         if self.rewrites and not self.segment_each_turn:
             raise TemplateRefused(f"the chat template of {self.name} rewrites history: {self.rewrites}; use on_rewrite=segment to train each turn on its own")
         self._dummies: dict[int, tuple[list[Message], str]] = {}
+        self._kept: OrderedDict[bytes, list[int]] = OrderedDict()
 
     # The three methods of a Renderer
 
     def open(self, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation so far, up to where the policy writes."""
-        return self._encode(self._render(messages, tools=tools, ask=True))
+        return self._once(("open", tools, messages), lambda: self._encode(self._render(messages, tools=tools, ask=True)))
 
     def bridge(self, messages: Sequence[Message], closed: bool = True) -> list[int]:
         """The ids between a sampled turn and the next, for ``messages`` that are new. ``closed``: the turn ended itself.
 
         If it did not (it was cut), the end token comes first; it is not the policy's, so its mask is 0.
         """
-        ids = self._encode(self._glue(messages))
+        ids = self._once(("bridge", messages), lambda: self._encode(self._glue(messages)))
         return ids[1:] if closed else ids
 
     def parse(self, ids: Sequence[int]) -> Message:
@@ -74,6 +79,15 @@ class ChatRenderer:
         return {"role": "assistant", "content": canonical(self.tokenizer.decode(kept, skip_special_tokens=False))}
 
     # How it works
+
+    def _once(self, key: Any, make: Callable[[], list[int]]) -> list[int]:
+        """What ``make`` gives, made once for all of a group that see the same. The last ``KEPT`` are remembered."""
+        known = msgspec.msgpack.encode(key)
+        if known not in self._kept:
+            self._kept[known] = make()
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return list(self._kept[known])
 
     def _render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), ask: bool = False) -> str:
         shaped = [_with_objects({**m, "content": self._special.sub(_defused, m["content"] or "")}) for m in messages]
