@@ -28,7 +28,7 @@ from agentgym_trainers.algorithm import resolve
 from agentgym_trainers.config import TrainConfig
 from agentgym_trainers.engine import TransformersEngine
 from agentgym_trainers.learner import Learner, Pace
-from agentgym_trainers.model import load_model
+from agentgym_trainers.model import keep_memory, load_model
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import make_batch
 from agentgym_trainers.train import train
@@ -238,6 +238,7 @@ def main() -> None:
     given = parser.parse_args()
     model = given.model or (f"{given.peers}/tiny_qwen2" if given.peers else str(Path(__file__).parents[1] / "trainers" / "agentgym_trainers" / "warm"))
     if given.part:
+        keep_memory()  # as a run does
         found = {"packed": lambda: packed(model), "overlap": lambda: overlap(model)}.get(given.part, lambda: ours(given.part, model, given.steps))()
         print(json.dumps(found))
         return

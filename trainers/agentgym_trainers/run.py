@@ -30,7 +30,7 @@ from agentgym_trainers.algorithm import Algorithm
 from agentgym_trainers.config import Common, TrainConfig
 from agentgym_trainers.engine import Engine, TransformersEngine
 from agentgym_trainers.learner import Learner
-from agentgym_trainers.model import adapted, load_model, tiny_model, tiny_tokenizer
+from agentgym_trainers.model import adapted, keep_memory, load_model, tiny_model, tiny_tokenizer
 from agentgym_trainers.parallel import from_first, rank, shard, world
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.sampler import Shuffle
@@ -146,6 +146,7 @@ def open_run(config: Common, algorithm: Algorithm | None = None, start: Path | N
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
+    keep_memory()
     out = Path(config.out)
     if start is None and not rank() and (out / "config.toml").exists():
         raise UsageError(f"{out} holds a run already; continue it with --resume {out}, or choose another --out")
