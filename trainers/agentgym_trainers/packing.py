@@ -20,32 +20,39 @@ ROWS = (512, 1024, 2048)
 """Tokens of a row that may be filled with several trees; a single tree may have a row of its own, up to ``TREE`` tokens."""
 MASK = 1 << 28
 """Rows that need a mask of more cells than this are padded ones instead, which need none."""
+BLOCKS, FEWEST = 4, 1024
+"""Rows of their own length are computed in at most so many blocks; a block has at least so many positions, but for the last."""
 TREE = 4096
 
 
 @dataclass(frozen=True)
-class Stem:
-    """What every sequence of a group begins with, computed once: ``ids_GP`` and positions, their lengths, and each row's group."""
-
-    ids_GP: Tensor
-    length_G: Tensor
-    group_R: Tensor
-
-
-@dataclass(frozen=True)
-class Layout:
+class Rows:
     """``ids_RT``, their positions, what each may see ``[R, 1, T, T]`` (None: what came before it in its row).
 
-    Of each token of the batch, ``place_N`` is where it lies and ``before_N`` where the one before it does (−1: it is the first), counted
-    over all rows; with a ``stem``, over the stem's rows first. Rows then hold what comes after it, and see it whole.
+    Where there is a stem, ``group_R`` is which of its rows each hangs on; ``sees`` is then ``[R, 1, T, P + T]``.
     """
 
     ids_RT: Tensor
     position_RT: Tensor
-    sees_RTT: Tensor | None
+    sees_RTT: Tensor | None = None
+    group_R: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows for one forward each. Of each token of the batch, ``place_N`` is where it lies and ``before_N`` where the one before it does (−1: it is
+    the first), counted over all of them; with ``stem_GP``, what each group begins with, over that first.
+    """
+
+    rows: list[Rows]
     place_N: Tensor
     before_N: Tensor
-    stem: Stem | None = None
+    stem_GP: Tensor | None = None
+
+    @property
+    def cells(self) -> int:
+        """How many positions are computed."""
+        return sum(r.ids_RT.numel() for r in self.rows) + (0 if self.stem_GP is None else self.stem_GP.numel())
 
 
 def segments(batch: Batch) -> list[Tensor]:
@@ -55,33 +62,45 @@ def segments(batch: Batch) -> list[Tensor]:
     return list(torch.split(order, sizes.tolist()))
 
 
-def lay_out(batch: Batch, share: bool = True, wide: float = 1.0, stem: bool = True) -> Layout:
-    """Rows for a forward over whole segments, whichever costs least: one padded row for each; rows that hang on what their group begins
-    with (``stem`` allows it); or trees of all that share a prefix.
+def lay_out(batch: Batch, share: bool = True, wide: float = 1.0, several: bool = True) -> Layout:
+    """Rows over whole segments, whichever cost least: a row for each segment; rows that hang on what their group begins with; or trees of all that
+    share a prefix. ``several`` allows more than one forward: rows are then cut to lengths that are alike.
 
     ``wide`` is how many further positions seen cost as much as a token's own layers (``width_of``): a row of trees sees all of itself.
+    Without ``share``, one padded row for each segment.
     """
     pieces = segments(batch)
     if not share:
-        return _padded(batch, pieces)
+        return _apart(batch, pieces, {}, 1)
     trees = _trees(batch, pieces)
     sizes = [sum(n for _, _, n in tree) for tree in trees]
-    longest = max(len(p) for p in pieces)
-    apart = len(pieces) * longest * (wide + longest / 2)
     costs = {}
     for room in {max(sizes), *ROWS}:
         rows = _filled(sizes, room)
         width = max(sum(sizes[k] for k in row) for row in rows)
         costs[room] = len(rows) * width * (wide + width) if len(rows) * width**2 <= MASK else math.inf
-    room = min(costs, key=lambda r: costs[r])
-    stems = _stems(batch, pieces)
-    tails = [len(p) - stems[int(batch.group_N[p[0]])] for p in pieces]
-    deep, wide_row = max(stems.values()), max(tails)
-    hung = len(stems) * deep * (wide + deep / 2) + len(pieces) * wide_row * (wide + deep + wide_row)
-    fits = stem and deep and len(pieces) * wide_row * (deep + wide_row) <= MASK
-    if fits and hung < min(costs[room], apart):
-        return _hung(batch, pieces, stems)
-    return _packed(batch, trees, _filled(sizes, room)) if costs[room] < apart else _padded(batch, pieces)
+    room, most = min(costs, key=lambda r: costs[r]), BLOCKS if several else 1
+    stems, lengths = _stems(batch, pieces), [len(p) for p in pieces]
+    apart = sum(len(block) * lengths[block[0]] * (wide + lengths[block[0]] / 2) for block in _alike(lengths, most))
+    deep, tails = max(stems.values()), [n - stems[int(batch.group_N[p[0]])] for n, p in zip(lengths, pieces, strict=True)]
+    hung, cells = len(stems) * deep * (wide + deep / 2), 0
+    for block in _alike(tails, most):
+        n, width = len(block), tails[block[0]]
+        hung, cells = hung + n * width * (wide + deep + width), max(cells, n * width * (deep + width))
+    if several and deep and cells <= MASK and hung < min(costs[room], apart):
+        return _apart(batch, pieces, stems, most)
+    return _packed(batch, trees, _filled(sizes, room)) if costs[room] < apart else _apart(batch, pieces, {}, most)
+
+
+def _alike(lengths: list[int], most: int) -> list[list[int]]:
+    """Rows in at most ``most`` blocks, longest first: a new one begins where lengths have fallen by a quarter, if ``FEWEST`` positions are behind."""
+    blocks: list[list[int]] = []
+    for k in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
+        longest = lengths[blocks[-1][0]] if blocks else 0
+        if not blocks or (len(blocks) < most and lengths[k] < 0.75 * longest and len(blocks[-1]) * longest >= FEWEST):
+            blocks.append([])
+        blocks[-1].append(k)
+    return blocks
 
 
 def width_of(config: Any) -> float:
@@ -107,28 +126,38 @@ def _stems(batch: Batch, pieces: list[Tensor]) -> dict[int, int]:
     return out
 
 
-def _hung(batch: Batch, pieces: list[Tensor], stems: dict[int, int]) -> Layout:
-    """A row for what each sequence has of its own, and one for what its group begins with."""
+def _apart(batch: Batch, pieces: list[Tensor], stems: dict[int, int], most: int) -> Layout:
+    """A row for what each sequence has of its own, and one for what its group begins with (``stems``; all of it is its own where there are none)."""
     groups = {g: k for k, g in enumerate(stems)}
-    deep, width = max(stems.values()), max(len(p) - stems[int(batch.group_N[p[0]])] for p in pieces)
-    stem_GP, length_G = np.zeros((len(groups), deep), dtype=np.int64), np.array(list(stems.values()))
-    ids_RT, position_RT = np.zeros((len(pieces), width), dtype=np.int64), np.zeros((len(pieces), width), dtype=np.int64)
+    deep = max(stems.values(), default=0)
+    stem_GP, ids = np.zeros((len(groups), deep), dtype=np.int64), batch.ids_N.numpy()
     place_N, before_N = np.zeros(len(batch), dtype=np.int64), np.full(len(batch), -1)
-    ids, group_R = batch.ids_N.numpy(), np.zeros(len(pieces), dtype=np.int64)
-    for r, piece in enumerate(pieces):
-        at = piece.numpy()
-        g = group_R[r] = groups[int(batch.group_N[piece[0]])]
-        n = int(length_G[g])
-        own = len(at) - n
-        stem_GP[g, :n], ids_RT[r, :own], position_RT[r, :own] = ids[at[:n]], ids[at[n:]], np.arange(n, len(at))
-        place_N[at] = np.concatenate([g * deep + np.arange(n), len(groups) * deep + r * width + np.arange(own)])
-        before_N[at[1:]] = place_N[at[:-1]]
-    seen = (np.arange(deep)[None] < length_G[group_R][:, None])[:, None, None, :]
-    later = np.tril(np.ones((width, width), dtype=bool))[None, None]
-    sees = np.concatenate([np.broadcast_to(seen, (len(pieces), 1, width, deep)), np.broadcast_to(later, (len(pieces), 1, width, width))], -1)
-    made = [torch.from_numpy(np.ascontiguousarray(a)) for a in (ids_RT, position_RT, sees, place_N, before_N)]
-    stem = Stem(torch.from_numpy(stem_GP), torch.from_numpy(length_G), torch.from_numpy(group_R))
-    return Layout(made[0], made[1], made[2], made[3], made[4], stem)
+    shared = [stems.get(int(batch.group_N[p[0]]), 0) for p in pieces]
+    rows, start = [], len(groups) * deep
+    for block in _alike([len(p) - n for p, n in zip(pieces, shared, strict=True)], most):
+        width = len(pieces[block[0]]) - shared[block[0]]
+        ids_RT, position_RT = np.zeros((len(block), width), dtype=np.int64), np.zeros((len(block), width), dtype=np.int64)
+        group_R = np.zeros(len(block), dtype=np.int64)
+        for r, k in enumerate(block):
+            at, n = pieces[k].numpy(), shared[k]
+            own = len(at) - n
+            ids_RT[r, :own], position_RT[r] = ids[at[n:]], np.arange(n, n + width)  # padding goes on counting: a new 0 would be read as a new sequence
+            place_N[at[n:]] = start + r * width + np.arange(own)
+            if groups:
+                g = group_R[r] = groups[int(batch.group_N[at[0]])]
+                stem_GP[g, :n], place_N[at[:n]] = ids[at[:n]], g * deep + np.arange(n)
+            before_N[at[1:]] = place_N[at[:-1]]
+        sees = _hanging(np.array(shared)[block], width, deep) if groups else None
+        rows.append(Rows(torch.from_numpy(ids_RT), torch.from_numpy(position_RT), sees, torch.from_numpy(group_R) if groups else None))
+        start += len(block) * width
+    return Layout(rows, torch.from_numpy(place_N), torch.from_numpy(before_N), torch.from_numpy(stem_GP) if groups else None)
+
+
+def _hanging(shared_R: Indices, width: int, deep: int) -> Tensor:
+    """``[R, 1, width, deep + width]``: rows see what is theirs of a stem, and their own past."""
+    stem = np.broadcast_to((np.arange(deep)[None] < shared_R[:, None])[:, None, None, :], (len(shared_R), 1, width, deep))
+    own = np.broadcast_to(np.tril(np.ones((width, width), dtype=bool))[None, None], (len(shared_R), 1, width, width))
+    return torch.from_numpy(np.concatenate([stem, own], -1))
 
 
 def _filled(sizes: list[int], room: int) -> list[list[int]]:
@@ -142,20 +171,6 @@ def _filled(sizes: list[int], room: int) -> list[list[int]]:
         rows[-1].append(k)
         held += n
     return rows
-
-
-def _padded(batch: Batch, pieces: list[Tensor]) -> Layout:
-    """One row per sequence."""
-    width = max(len(p) for p in pieces)
-    ids_RT = torch.zeros((len(pieces), width), dtype=torch.long)
-    position_RT = torch.arange(width).repeat(len(pieces), 1)  # padding goes on counting: a new 0 would be read as a new sequence
-    place_N, before_N = torch.zeros(len(batch), dtype=torch.long), torch.full((len(batch),), -1)
-    for row, piece in enumerate(pieces):
-        n = len(piece)
-        ids_RT[row, :n] = batch.ids_N[piece]
-        place_N[piece] = row * width + torch.arange(n)
-        before_N[piece[1:]] = place_N[piece[:-1]]
-    return Layout(ids_RT, position_RT, None, place_N, before_N)
 
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -202,8 +217,8 @@ def _packed(batch: Batch, trees: list[_Tree], rows: list[list[int]]) -> Layout:
                 before_N[at[1:]] = place_N[at[:-1]]
                 paths.append(columns)
                 start += n
-    made = [torch.from_numpy(a) for a in (ids_RT, position_RT, sees[:, None], place_N, before_N)]
-    return Layout(made[0], made[1], made[2], made[3], made[4])
+    whole = Rows(torch.from_numpy(ids_RT), torch.from_numpy(position_RT), torch.from_numpy(sees[:, None]))
+    return Layout([whole], torch.from_numpy(place_N), torch.from_numpy(before_N))
 
 
 def _common(a: Indices, b: Indices) -> int:

@@ -44,25 +44,30 @@ def micro_batches(batch: Batch, whole: Unit = "segment", tokens: int = MICRO_TOK
 
 def hidden(model: PreTrainedModel, batch: Batch, at_M: Tensor, share: bool = True) -> Tensor:
     """``[M, H]``: the last hidden state before each of these tokens: what predicts them."""
-    device, body = model.device, decoder(model)
-    rows = lay_out(batch, share, width_of(model.config), stem=world() == 1)
-    sees = None if rows.sees_RTT is None else rows.sees_RTT.to(device)
-    ids_RT, position_RT, flat, kept = rows.ids_RT.to(device), rows.position_RT.to(device), [], None
-    if rows.stem is not None:
-        kept = _StemCache(rows.stem.group_R.to(device))
-        stem_GP = rows.stem.ids_GP.to(device)
-        flat.append(body(input_ids=stem_GP, past_key_values=kept, use_cache=True).last_hidden_state.flatten(0, 1))
-    out_RTH = body(input_ids=ids_RT, position_ids=position_RT, attention_mask=sees, past_key_values=kept, use_cache=kept is not None).last_hidden_state
-    found: Tensor = torch.cat([*flat, out_RTH.flatten(0, 1)])[rows.before_N[at_M].to(device)]
+    device, body, flat, kept = model.device, decoder(model), [], None
+    layout = lay_out(batch, share, width_of(model.config), several=world() == 1)
+    if layout.stem_GP is not None:
+        kept = _StemCache()
+        flat.append(body(input_ids=layout.stem_GP.to(device), past_key_values=kept, use_cache=True).last_hidden_state.flatten(0, 1))
+    for rows in layout.rows:
+        if kept is not None and rows.group_R is not None:
+            kept.group_R = rows.group_R.to(device)
+        sees = None if rows.sees_RTT is None else rows.sees_RTT.to(device)
+        out = body(
+            input_ids=rows.ids_RT.to(device), position_ids=rows.position_RT.to(device), attention_mask=sees, past_key_values=kept, use_cache=kept is not None
+        )
+        flat.append(out.last_hidden_state.flatten(0, 1))
+    found: Tensor = torch.cat(flat)[layout.before_N[at_M].to(device)]
     return found
 
 
 class _StemCache(Cache):  # type: ignore[misc]  # transformers is not typed
-    """Keys and values of what groups begin with, with their gradient: kept at the first forward, put before each row's own at the second."""
+    """Keys and values of what groups begin with, with their gradient: kept at the first forward, put before each row's own at those after it."""
 
-    def __init__(self, group_R: Tensor) -> None:
+    group_R: Tensor
+
+    def __init__(self) -> None:
         super().__init__(layers=[])
-        self.group_R = group_R
         self.held: list[tuple[Tensor, Tensor]] = []
         self.reading = 0
 
