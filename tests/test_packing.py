@@ -81,7 +81,8 @@ def test_branches_after_a_fork_share_all_that_came_before(desk_group):
 def hanging(batch, *args, **options):
     """Rows on the stems of their groups, in blocks, whatever it costs."""
     pieces = packing.segments(batch)
-    return packing._apart(batch, pieces, packing._stems(batch, pieces), 4)
+    stems = packing._stems(batch, pieces)
+    return packing._apart(batch, pieces, stems if any(stems.values()) else {}, 4)
 
 
 def alike(batch, *args, **options):
@@ -108,9 +109,9 @@ def test_any_tree_of_sequences_gives_the_same_numbers(data):
     for group in range(data.draw(st.integers(1, 3))):
         stem = data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=12))
         for _ in range(data.draw(st.integers(1, 4))):
-            cut = data.draw(st.integers(1, len(stem)))
-            tail = data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=8))
-            rows.append((group, stem[:cut] + tail, data.draw(st.integers(1, len(tail)))))
+            cut = data.draw(st.integers(0, len(stem)))
+            tail = data.draw(st.lists(st.integers(3, 9), min_size=2, max_size=8))
+            rows.append((group, stem[:cut] + tail, data.draw(st.integers(1, len(tail) - 1))))
     batch = make_batch(episodes_of(rows), [1.0] * len(rows), "token")
     network, lay_out_as = model(3), data.draw(st.sampled_from([lay_out, hanging, alike]))
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
@@ -150,3 +151,12 @@ def test_rows_that_would_need_too_large_a_mask_are_padded_ones(desk_group, monke
     monkeypatch.setattr(packing, "MASK", 1000)
     found = lay_out(batch, wide=1e6)
     assert found.stem_GP is None and all(r.sees_RTT is None and (r.position_RT.diff(dim=1) == 1).all() for r in found.rows)
+
+
+def test_a_stem_is_what_all_of_a_group_begin_with():
+    """The first two share nothing, the first and the third three tokens: there is no stem."""
+    rows = [(0, [3, 4, 5, 6], 2), (0, [7, 8, 9, 5], 2), (0, [3, 4, 5, 9], 2)]
+    batch = make_batch(episodes_of(rows), [1.0] * 3, "token")
+    assert packing._stems(batch, packing.segments(batch)) == {0: 0}
+    both = make_batch(episodes_of([rows[0], rows[2]]), [1.0] * 2, "token")
+    assert packing._stems(both, packing.segments(both)) == {0: 3}

@@ -115,15 +115,10 @@ def width_of(config: Any) -> float:
 
 def _stems(batch: Batch, pieces: list[Tensor]) -> dict[int, int]:
     """How many tokens the sequences of each group have in common at their start; each keeps one of its own. 0 where a group has one."""
-    ids, first, out = batch.ids_N.numpy(), dict[int, Indices](), dict[int, int]()
+    ids, groups = batch.ids_N.numpy(), dict[int, list[Indices]]()
     for piece in pieces:
-        group, own = int(batch.group_N[piece[0]]), ids[piece.numpy()]
-        if group not in first:
-            first[group], out[group] = own, 0
-            continue
-        common = min(_common(first[group], own), len(own) - 1, len(first[group]) - 1)
-        out[group] = common if not out[group] else min(out[group], common)
-    return out
+        groups.setdefault(int(batch.group_N[piece[0]]), []).append(ids[piece.numpy()])
+    return {g: min(min(_common(own[0], other), len(other) - 1) for other in own) if len(own) > 1 else 0 for g, own in groups.items()}
 
 
 def _apart(batch: Batch, pieces: list[Tensor], stems: dict[int, int], most: int) -> Layout:
