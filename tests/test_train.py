@@ -1,6 +1,9 @@
 """Training runs on a very small model: exact resume, reports, checkpoints, any reward, bad input."""
 
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -165,3 +168,11 @@ def test_a_failed_judge_is_no_reward_of_zero():
     made[2].late["j"] = Verdict.invalid("the judge gave no answer", "infra")
     assert paid(made, spec).total_B[:2].tolist() == [0.0, 1.0] and np.isnan(paid(made, spec).total_B[2])
     assert not np.isnan(paid(made, outcome("o")).total_B).any()
+
+
+def test_the_gpu_benchmark_runs_at_a_tiny_size_without_one():
+    script = Path(__file__).parent.parent / "benchmarks" / "gpu_train.py"
+    done = subprocess.run([sys.executable, str(script), "--tiny"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["generated_tokens_per_s"] > 0 and row["trained_tokens_per_s"] > 0 and row["sample_share"] + row["learn_share"] == pytest.approx(1.0, abs=0.01)
