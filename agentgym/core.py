@@ -194,7 +194,7 @@ class AgentGame(Protocol):
 class AgentEnv(gymnasium.Env[Obs, str]):
     """A Gymnasium environment that speaks text. The base owns turns, limits, verifiers, reward and ``info``.
 
-    ``deferred`` is set by a rollout that grades finished episodes itself, beside stepping.
+    ``deferred`` is set by a rollout that grades finished episodes itself, beside stepping; ``graded_s`` of the last step went into verdicts.
 
     An author writes ``tasks``, ``_begin``, ``_advance`` and, where it has them, ``_artefacts``, ``oracle``, ``_save`` and
     ``_load``; and declares ``tools``, ``verifiers`` and ``rewards``. Same seed and task: the same episode.
@@ -210,6 +210,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     task: Task
     episode: Episode
     deferred: bool = False
+    graded_s: float = 0.0
     _options: dict[str, Any]
     _shown: Scene
     _hash: str
@@ -421,6 +422,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
                 episode.verdicts = grade(self.verifiers, EpisodeView(self.task, episode, self.artefacts))
                 require_valid(episode.verdicts)
                 episode.status = "valid"
+        self.graded_s = time.perf_counter() - began - turn.duration_s
         terms = self.reward.at(episode, len(episode.turns) - 1)
         episode.terms += terms
         verdicts = {**turn.verdicts, **episode.verdicts} if reason else turn.verdicts

@@ -227,7 +227,6 @@ class Rollout(Struct, frozen=True):
             began = time.perf_counter()
             left = None if meter is None else meter.tokens_left
             completion = await self._ask(policy, Conversation(name, messages, tools, prefix, _least(self.max_tokens, left), _deadline(meter), job.seed), meter)
-            asked_s = time.perf_counter() - began
             if isinstance(completion, StopReason):
                 await _call(env, env.end, completion)
                 return
@@ -235,7 +234,7 @@ class Rollout(Struct, frozen=True):
             cut = _cut(completion, generated, self.max_tokens, left)
             result = await (_call(env, env.step, completion.action) if cut is None else _call(env, env.end, cut, completion.action))
             over = result[2] or result[3]
-            turn = _complete(env.episode, completion, prefix, asked_s)
+            turn = _complete(env.episode, completion, prefix, time.perf_counter() - began - env.graded_s)
             if completion.usage:
                 env.episode.cost += self.prices.of(completion.usage)
             if meter is not None:
@@ -286,10 +285,10 @@ def _deadline(meter: Meter | None) -> float | None:
     return None if meter is None or meter.seconds_left is None else time.monotonic() + meter.seconds_left
 
 
-def _complete(episode: Episode, completion: Completion, prefix: list[Tokens], asked_s: float) -> Turn:
-    """The policy's part of the turn that the environment has just recorded with its own; grading and queues are nobody's working time."""
+def _complete(episode: Episode, completion: Completion, prefix: list[Tokens], took_s: float) -> Turn:
+    """The policy's part of the turn that the environment has just recorded. What it took holds no grading, which is nobody's working time."""
     turn = episode.turns[-1]
-    turn.duration_s += max(0.0, asked_s - completion.waited_s)
+    turn.duration_s = max(0.0, took_s - completion.waited_s)
     if completion.usage:
         turn.usage = completion.usage
     if completion.tokens is not None:

@@ -173,6 +173,7 @@ def test_an_asynchronous_environment_is_awaited_and_its_waits_overlap():
 
     episodes = play(Rollout(make=Async, policy=Says(), concurrency=8), *["t.1"] * 8)
     assert all(e.success for e in episodes) and max(most) == 8
+    assert all(t.duration_s >= 0.2 for e in episodes for t in e.turns)  # its waits are its working time
 
 
 class Clock(Says):

@@ -37,7 +37,7 @@ TEMPLATE = (
 
 def keep_memory() -> None:
     """Let freed tensors' memory stay with the process (glibc alone): a step frees and asks for the same megabytes again and again, and given back
-    to the kernel they would come page by page, zeroed each time. A tenth of a small model's step on a CPU.
+    to the kernel they would come page by page, zeroed each time. A few per cent of a small model's step on a CPU.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
