@@ -198,7 +198,7 @@ async def slow_step(env: AgentEnv, action: str) -> Any:
 
 def overlap(model: str) -> dict[str, float]:
     """A real run with environments that sleep: the wall time of a step over the longest of its phases, as they are in a run without overlap."""
-    DeskEnv.astep = slow_step  # type: ignore[attr-defined]  # the desk has no such method; in this process alone it gets one
+    DeskEnv.astep = slow_step  # the desk has no such method; in this process alone it gets one
     config = {
         "env": "tools/desk", "model": model, "warm_steps": 0, "eval_tasks": 2, "groups": 4, "group_size": 4, "max_tokens": 24, "steps": 12, "lr": 1e-6,
         "option": {"limits": {"max_turns": 6}}, "algo": "nsr",

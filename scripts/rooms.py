@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -27,8 +28,6 @@ def room_of(module: str, rooms: set[str]) -> str | None:
 
 def lines_of(module: str) -> int:
     """How many lines a module has."""
-    import importlib.util
-
     spec = importlib.util.find_spec(module)
     return len(Path(spec.origin).read_text().splitlines()) if spec and spec.origin else 0
 
