@@ -185,6 +185,20 @@ def test_an_interrupt_is_exit_130_and_the_run_can_be_resumed(tmp_path):
     assert subprocess.run(words, capture_output=True).returncode == 0
 
 
+def test_an_interrupted_command_ends_though_a_thread_of_it_does_not():
+    code = """
+import threading
+from agentgym.cli import main
+def run(argv):
+    threading.Thread(target=threading.Event().wait).start()
+    raise KeyboardInterrupt
+main.run, main.PATIENCE = run, 0.2
+main.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == 130 and done.stderr == "interrupted\n"
+
+
 def test_a_run_with_options_is_verified_from_its_record_and_one_without_artefacts_is_not_called_reproduced(capfd, tmp_path):
     out = tmp_path / "run"
     run(capfd, "eval", "tools/desk", "--policy", "oracle", "--tasks", "4", "--option", "levels=1", "--option", 'limits={"max_turns": 3}', "--out", str(out))

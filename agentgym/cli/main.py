@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -32,6 +33,8 @@ VERBS = {
 }
 LATER = {v: "agentgym-trainers" for v in ("train", "sft", "demo")}
 DONE, FAILED, USAGE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
+PATIENCE = 5.0
+"""Seconds that an interrupted command may take to end."""
 
 
 def find(verb: str) -> Command:
@@ -115,7 +118,12 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point of ``agentgym``."""
-    sys.exit(guarded(sys.argv[1:] if argv is None else argv))
+    code = guarded(sys.argv[1:] if argv is None else argv)
+    if code == INTERRUPTED:  # an interrupt may leave a thread that waits for ever for its event loop, and Python waits for threads
+        late = threading.Timer(PATIENCE, os._exit, (code,))
+        late.daemon = True
+        late.start()
+    sys.exit(code)
 
 
 def guarded(argv: Sequence[str]) -> int:
