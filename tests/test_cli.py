@@ -187,8 +187,9 @@ def test_an_interrupt_is_exit_130_and_the_run_can_be_resumed(tmp_path):
 
 def test_an_interrupted_command_ends_though_a_thread_of_it_does_not():
     code = """
-import threading
-from agentgym.cli import main
+import sys, threading
+import agentgym.cli
+main = sys.modules["agentgym.cli.main"]
 def run(argv):
     threading.Thread(target=threading.Event().wait).start()
     raise KeyboardInterrupt
