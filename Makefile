@@ -52,6 +52,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/lengths.py
 
 bench: setup
 	$(BIN)/python benchmarks/env_step.py

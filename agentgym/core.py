@@ -1,7 +1,7 @@
 """The contracts of agentgym. Read this file first; everything else is an implementation of it.
 
 A ``Task`` is a frozen row. An ``AgentEnv`` plays one task at a time as a conforming Gymnasium environment over text. A
-``Verifier`` says what happened, as a ``Verdict``. A ``Reward`` turns verdicts into terms. A ``Policy`` maps conversations to
+``Verifier`` says what happened, as a ``Verdict``. A reward spec (``agentgym.rewards``) turns verdicts into terms. A ``Policy`` maps conversations to
 completions; a ``Renderer`` maps messages to token ids and back.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import gymnasium
 import msgspec
 import numpy as np
+from gymnasium.spaces import Box, Dict
 from msgspec import Struct
 
 from agentgym import errors
@@ -25,9 +26,12 @@ from agentgym.messages import Action, Message, Tool, ToolSpec, parse_action, tex
 from agentgym.spaces import Prose
 from agentgym.verdict import Json, StopReason, Term, Verdict
 
+if TYPE_CHECKING:
+    from agentgym.rewards.spec import Spec
+
 __all__ = [
     "Action", "AgentEnv", "AgentGame", "Capabilities", "Completion", "Conversation", "EpisodeView", "Limits", "Message", "Policy",
-    "Renderer", "Reward", "Scene", "Snapshot", "StopReason", "Task", "TaskSet", "Term", "Tokens", "ToolSpec", "Verdict", "Verifier",
+    "Renderer", "Scene", "Snapshot", "StopReason", "Task", "TaskSet", "Term", "Tokens", "ToolSpec", "Verdict", "Verifier",
 ]  # fmt: skip
 
 Obs = str | dict[str, Any]
@@ -60,15 +64,28 @@ class Task(Struct, frozen=True):
         return digest(msgspec.json.encode(self, order="deterministic"))
 
 
-class TaskSet(Protocol):
-    """The tasks of one split, made when asked for: ``len`` and ``ids`` must not build them."""
+class TaskSet(Sequence[Task]):
+    """The tasks of one split, known by their ids; ``make`` builds one when it is asked for."""
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Task: ...
-    def ids(self) -> Sequence[str]: ...
+    def __init__(self, ids: Iterable[str], make: Callable[[str], Task]) -> None:
+        self._ids, self._make = tuple(ids), make
+        self._known = frozenset(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]  # no slices: tasks are made one at a time
+        return self._make(self._ids[index])
+
+    def ids(self) -> Sequence[str]:
+        """All ids, in the order of the index."""
+        return self._ids
+
     def get(self, task_id: str) -> Task:
         """The task of that id. Raises ``UnknownName``."""
-        ...
+        if task_id not in self._known:
+            raise errors.UnknownName("task", task_id, self._ids)
+        return self._make(task_id)
 
 
 class Capabilities(Struct, frozen=True):
@@ -112,19 +129,6 @@ class Verifier(Protocol):
     def level(self) -> Literal["step", "outcome", "group"]: ...
 
     def __call__(self, view: EpisodeView) -> Verdict: ...
-
-
-class Reward(Protocol):
-    """A reward spec: verdicts to terms, as a pure function of the record."""
-
-    @property
-    def late(self) -> bool:
-        """Whether some terms are left to the rollout (novelty, models, groups): they are never in ``step``'s reward."""
-        ...
-
-    def at(self, episode: Episode, turn: int) -> list[Term]:
-        """The terms that become known at ``turn``, from the record up to it."""
-        ...
 
 
 class Snapshot(Struct, frozen=True):
@@ -197,15 +201,18 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     ``deferred`` is set by a rollout that grades finished episodes itself, beside stepping; ``graded_s`` of the last step went into verdicts.
 
     An author writes ``tasks``, ``_begin``, ``_advance`` and, where it has them, ``_artefacts``, ``oracle``, ``_save`` and
-    ``_load``; and declares ``tools``, ``verifiers`` and ``rewards``. Same seed and task: the same episode.
+    ``_load``; and declares ``splits``, ``tools``, ``verifiers`` and ``rewards``; with a ``screen`` (height, width) observations have
+    pixels too. Same seed and task: the same episode.
     """
 
     id: ClassVar[str]
     capabilities: ClassVar[Capabilities] = Capabilities()
     verifiers: ClassVar[Mapping[str, Verifier]] = {}
-    rewards: ClassVar[Mapping[str, Reward]] = {}
+    rewards: ClassVar[Mapping[str, Spec]] = {}
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
     tools: Mapping[str, Tool] = {}
+    splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
+    screen: tuple[int, int] | None = None
 
     task: Task
     episode: Episode
@@ -222,21 +229,23 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         return env
 
     def __init__(
-        self, *, split: str = "train", reward: str | Reward = "outcome", render_mode: str | None = None, limits: Mapping[str, int] | None = None
+        self, *, split: str = "train", reward: str | Spec = "outcome", render_mode: str | None = None, limits: Mapping[str, int] | None = None
     ) -> None:
         """``limits`` overrides those of the tasks, such as ``{"max_turns": 5}``."""
         for name in limits or {}:
             if name not in Limits.__struct_fields__:
                 raise errors.UnknownName("limit", name, Limits.__struct_fields__)
         self._given_limits = dict(limits or {})
+        if split not in self.splits:
+            raise errors.UnknownName("split", split, self.splits)
         if isinstance(reward, str) and reward not in self.rewards:
             raise errors.UnknownName("reward", reward, self.rewards)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise errors.UnknownName("render mode", render_mode, self.metadata["render_modes"])
         self.split, self.reward_name, self.render_mode = split, str(reward), render_mode
-        self.reward: Reward = self.rewards[reward] if isinstance(reward, str) else reward
-        self.observation_space = Prose()
+        self.reward: Spec = self.rewards[reward] if isinstance(reward, str) else reward
         self.action_space = Prose()
+        self.observation_space = Prose() if self.screen is None else Dict(text=Prose(), screenshot=Box(0, 255, (*self.screen, 3), np.uint8))
         self.taskset = self.tasks(split)
         self.artefacts: Mapping[str, bytes] = {}
         self._status: Literal["new", "running", "over", "closed"] = "new"
@@ -245,7 +254,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
 
     @abstractmethod
     def tasks(self, split: str) -> TaskSet:
-        """The tasks of a split. Raises ``UnknownName`` for a split there is not."""
+        """The tasks of a split, one of ``splits``."""
 
     @abstractmethod
     def _begin(self, task: Task) -> Scene:
@@ -327,10 +336,12 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self._shown = Scene([], self._shown.state, self._shown.anchor)
         return self._settle(turn, reason, time.perf_counter())
 
-    def render(self) -> str | None:
-        """The last observation and action, as text, in mode ``ansi``."""
-        if self.render_mode != "ansi" or self._status == "new":
+    def render(self) -> Any:
+        """The last action and observation as text in mode ``ansi``, the screen as an array in mode ``rgb_array``; None before the first reset."""
+        if self._status == "new" or self.render_mode is None:
             return None
+        if self.render_mode == "rgb_array":
+            return self._shown.screenshot
         last = self.episode.turns[-1].action if self.episode.turns else ""
         return f"{last}\n\n{text_of(self._shown.messages)}".strip() if self._shown.messages else last
 
@@ -432,7 +443,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
 
     def _observation(self) -> Obs:
         text = text_of(self._shown.messages) if self._shown.messages else ""
-        return {"text": text, "screenshot": self._shown.screenshot} if self.capabilities.pixels else text
+        return text if self.screen is None else {"text": text, "screenshot": self._shown.screenshot}
 
     def _info(self, terms: list[Term], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
         return {

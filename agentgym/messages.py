@@ -139,14 +139,14 @@ class Tool(Struct, frozen=True):
     function: Callable[..., str]
     names: tuple[str, ...]
 
-    def run(self, context: object, arguments: Mapping[str, Json]) -> str:
-        """Check ``arguments`` against the schema, run, and return the text of the answer.
+    def run(self, context: object, arguments: Mapping[str, Json], strict: bool = True) -> str:
+        """Check ``arguments`` against the schema (not ``strict``: a number may be written as text), run, and return the text of the answer.
 
         Raises:
             ToolError: the arguments do not fit (``malformed``), or the function refused them.
         """
         try:
-            checked = msgspec.convert(arguments, self.arguments)
+            checked = msgspec.convert(arguments, self.arguments, strict=strict)
         except msgspec.ValidationError as error:
             raise ToolError(f"{self.spec.name}: {error}", malformed=True) from None
         return self.function(context, **{n: getattr(checked, n) for n in self.names})
@@ -167,6 +167,50 @@ def tool(function: Callable[..., str]) -> Tool:
     description = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n")[0].split())
     spec = ToolSpec(function.__name__, description, schema)
     return Tool(spec, struct, function, tuple(p.name for p in parameters))
+
+
+class Answers(Struct, frozen=True):
+    """The answers to the calls of one action, and how each went: ``ok``, ``refused``, ``malformed`` or ``after the end``."""
+
+    messages: list[Message]
+    states: list[str] = []
+
+    @property
+    def malformed(self) -> bool:
+        """Whether there was no call, or one that does not fit."""
+        return not self.states or "malformed" in self.states
+
+
+def answer(
+    tools: Mapping[str, Tool], context: object, action: Action, turn: int, over: Callable[[], bool], *, hint: str = "call a tool", short: bool = False
+) -> Answers:
+    """Run the calls of a well-formed action in order, until the world is ``over``. ``hint`` is for whoever calls nothing.
+
+    With ``short``, prose without a call is one: ``click 12`` is the tool's name, then its arguments in their order, the last one taking
+    the rest of the line.
+    """
+    written = bool(action.calls) or not short
+    calls = action.calls or ([_short(tools, action.prose)] if short and action.prose else [])
+    if not calls:
+        return Answers([{"role": "user", "content": f"error: there is no tool call; {hint}"}])
+    messages, states = list[Message](), list[str]()
+    for i, each in enumerate(calls):
+        text, state = "error: the episode has ended", "after the end"
+        if not over():
+            try:
+                text, state = find_tool(tools, each.name).run(context, each.arguments, strict=written), "ok"
+            except ToolError as error:
+                text, state = f"error: {error}", "malformed" if error.malformed else "refused"
+        messages.append(tool_message(turn, i, each.name[:80], text) if written else {"role": "user", "content": text})
+        states.append(state)
+    return Answers(messages, states)
+
+
+def _short(tools: Mapping[str, Tool], line: str) -> ToolCall:
+    """The call of a short action, its arguments still text."""
+    name, _, rest = line.strip().partition(" ")
+    names = (tools[name].names if name in tools else ()) or ((rest,) if rest else ())
+    return ToolCall(name, dict(zip(names, rest.split(None, len(names) - 1), strict=False)) if rest else {})
 
 
 def find_tool(tools: Mapping[str, Tool], name: str) -> Tool:

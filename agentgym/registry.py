@@ -16,7 +16,7 @@ from msgspec import Struct
 from agentgym.core import AgentEnv, Capabilities
 from agentgym.errors import MissingExtra, UnknownName, UsageError
 from agentgym.rewards.spec import Spec, World
-from agentgym.rewards.spec import load as load_spec
+from agentgym.rewards.text import load as load_spec
 
 GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "attacks", "methods", "commands")
 
@@ -90,7 +90,7 @@ def specs() -> list[EnvSpec]:
 
 
 def environment_class(env_id: str) -> type[AgentEnv]:
-    """Import an environment's class.
+    """Import an environment's class; several ids may share one, and each gets a child of it with its own id and capabilities.
 
     Raises:
         MissingExtra: something it requires is not installed.
@@ -100,8 +100,12 @@ def environment_class(env_id: str) -> type[AgentEnv]:
         raise MissingExtra(", ".join(missing), found.install or f"pip install {' '.join(missing)}")
     module, _, name = found.entry_point.partition(":")
     cls: type[AgentEnv] = getattr(importlib.import_module(module), name)
-    cls.id = found.id
-    return cls
+    return cls if vars(cls).get("id") == found.id else _child(cls, found.id, found.capabilities)
+
+
+@cache
+def _child(cls: type[AgentEnv], env_id: str, capabilities: Capabilities) -> type[AgentEnv]:
+    return type(cls.__name__, (cls,), {"id": env_id, "capabilities": capabilities, "__module__": cls.__module__})
 
 
 def make(env_id: str, *, split: str = "train", reward: str | Mapping[str, Any] | Spec = "outcome", **options: Any) -> AgentEnv:

@@ -20,7 +20,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from msgspec import Struct
 
 from agentgym.budget import Bounds, Meter, Prices
-from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Policy, Reward, Task, Tokens, Verifier
+from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Policy, Task, Tokens, Verifier
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, Turn
 from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, MissingExtra, UsageError
 from agentgym.grading import grade, require_valid
@@ -28,6 +28,7 @@ from agentgym.messages import Message, assistant_message
 from agentgym.policies import attach
 from agentgym.quarantine import Quarantine
 from agentgym.rewards.settler import Settler
+from agentgym.rewards.spec import Spec
 from agentgym.verdict import StopReason
 
 GATHER_S, AHEAD = 0.005, 1024
@@ -162,7 +163,7 @@ class Rollout(Struct, frozen=True):
         await desk.take(index, episode, view if episode.status == "valid" else None, over)
         return over
 
-    async def _graded(self, index: int, job: Job, retry: int, view: EpisodeView, verifiers: Verifiers, reward: Reward, desk: _Desk) -> None:
+    async def _graded(self, index: int, job: Job, retry: int, view: EpisodeView, verifiers: Verifiers, reward: Spec, desk: _Desk) -> None:
         """Grade a finished episode on a thread; if that fails, play its job again, graded at once."""
         episode = view.episode
         episode.verdicts = await anyio.to_thread.run_sync(grade, verifiers, view, limiter=desk.graders)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -83,5 +82,4 @@ class Term(Struct, frozen=True, omit_defaults=True):
     known_at: int | None
 
 
-Verdicts = Mapping[str, Verdict]
 EPISODE = Place("episode")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Scene, StopReason, Task, Verdict
+from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Scene, StopReason, Task, TaskSet, Verdict
 from agentgym.rewards import outcome
 
 TURNS = 10
@@ -25,20 +25,7 @@ class Echoed:
         return Verdict.scored(float([t.action for t in view.episode.turns] == words(view.task.data["number"])))
 
 
-class EchoTasks(Sequence[Task]):
-    """One task per number."""
-
-    def __len__(self) -> int:
-        return 100_000
-
-    def __getitem__(self, index: int) -> Task:  # type: ignore[override]  # no slices
-        return Task(f"echo.{index}", "Echo each word.", "train", {"number": index})
-
-    def ids(self) -> Sequence[str]:
-        return [f"echo.{i}" for i in range(len(self))]
-
-    def get(self, task_id: str) -> Task:
-        return self[int(task_id.partition(".")[2])]
+TASKS = TaskSet((f"echo.{i}" for i in range(4096)), lambda i: Task(i, "Echo each word.", "train", {"number": int(i.partition(".")[2])}))
 
 
 class EchoEnv(AgentEnv):
@@ -48,8 +35,8 @@ class EchoEnv(AgentEnv):
     verifiers: ClassVar[Mapping[str, Any]] = {"echoed": Echoed()}
     rewards: ClassVar[Mapping[str, Any]] = {"outcome": outcome("echoed")}
 
-    def tasks(self, split: str) -> EchoTasks:
-        return EchoTasks()
+    def tasks(self, split: str) -> TaskSet:
+        return TASKS
 
     def _begin(self, task: Task) -> Scene:
         self._words = words(task.data["number"])

@@ -25,7 +25,7 @@ from agentgym.core import EpisodeView, Task
 from agentgym.episode import Episode, Turn
 from agentgym.grading import judge
 from agentgym.messages import ToolCall
-from agentgym.rewards import gate, min_form, outcome, settle, step
+from agentgym.rewards import gate, min_form, outcome, step
 from agentgym.rewards.table import Table
 from agentgym.verdict import StopReason, Verdict
 
@@ -142,7 +142,7 @@ def main() -> None:
                 "group_reward": {
                     "episodes": GROUPS * SIZE, "turns": TURNS, "terms": 8, "arrays_ms": array_ms, "from_records_ms": record_ms, "python_loops_ms": loops,
                     "ratio_to_loops": round(loops / array_ms, 1), "arrays_ms_at_twice_the_turns": median_ms(on_arrays(double)),
-                    "all_terms_as_objects_ms": median_ms(lambda: settle(SPEC, records), 3),
+                    "all_terms_as_objects_ms": median_ms(lambda: SPEC.settle(records), 3),
                 },
                 "observations_per_s": {
                     "hash": per_second(len(many), lambda: [novelty.visit(a) for a in many]),

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ from agentgym_trainers.streams import make_batch
 from agentgym_trainers.train import train
 from agentgym_trainers.update import Part, make_optimizer, update
 
-from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Limits, Scene, StopReason, Task, Tokens, Verdict
+from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Limits, Scene, StopReason, Task, TaskSet, Tokens, Verdict
 from agentgym.episode import Episode
 from agentgym.registry import make
 from agentgym.rewards import outcome
@@ -73,8 +73,9 @@ class BenchEnv(AgentEnv):
         self.turns = turns
         super().__init__(**options)
 
-    def tasks(self, split: str) -> Any:
-        return Tasks()
+    def tasks(self, split: str) -> TaskSet:
+        limits = Limits(max_turns=16, max_malformed=99, max_action_chars=100_000)
+        return TaskSet((f"t{i}" for i in range(64)), lambda i: Task(i, f"{ASKED} {i[1:]}", "train", limits=limits))
 
     def _begin(self, task: Task) -> Scene:
         return Scene([{"role": "user", "content": task.instruction}], "0", "0")
@@ -82,22 +83,6 @@ class BenchEnv(AgentEnv):
     def _advance(self, action: Action) -> Scene:
         n = len(self.episode.turns)
         return Scene([{"role": "user", "content": " you see north"}], str(n), str(n), end=StopReason.DONE if n >= self.turns else None)
-
-
-class Tasks(Sequence[Task]):
-    """64 prompts."""
-
-    def __len__(self) -> int:
-        return 64
-
-    def __getitem__(self, index: int) -> Task:  # type: ignore[override]
-        return Task(f"t{index}", f"{ASKED} {index}", "train", limits=Limits(max_turns=16, max_malformed=99, max_action_chars=100_000))
-
-    def ids(self) -> Sequence[str]:
-        return [f"t{i}" for i in range(64)]
-
-    def get(self, task_id: str) -> Task:
-        return self[int(task_id[1:])]
 
 
 class Scripted:

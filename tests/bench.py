@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from worlds import Judge, Tasks, World
+from worlds import Judge, World, tasks
 
-from agentgym.core import Action, EpisodeView, Scene, StopReason, Task, Verdict
+from agentgym.core import Action, EpisodeView, Scene, StopReason, Task, TaskSet, Verdict
 from agentgym.errors import ToolError
 from agentgym.messages import call, find_tool, tool
 
@@ -71,8 +71,8 @@ class Bench(World):
         self.verifiers = {"task": Judge(self.verdict)}
         self.folder = Path()
 
-    def tasks(self, split: str) -> Tasks:
-        return Tasks(2)
+    def tasks(self, split: str) -> TaskSet:
+        return tasks(2)
 
     def _begin(self, task: Task) -> Scene:
         self.close_folder()

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from agentgym_trainers import advantages, policy_loss
-from agentgym_trainers.advantage import ADVANTAGES, bi_level, episode_advantages, gae, progress, streams, to_go
+from agentgym_trainers.advantage import ADVANTAGES, episode_advantages, streams, to_go
 from agentgym_trainers.algorithm import Algorithm, known, methods, options_of, parts, resolve
 from agentgym_trainers.config import TrainConfig
-from agentgym_trainers.learner import Learner, Pace, moved_mix, normalised_guide, score_text
+from agentgym_trainers.gae import bi_level, gae, progress
+from agentgym_trainers.learner import Learner, Pace, moved_mix
 from agentgym_trainers.objective import DIVERGENCES, OBJECTIVES, Scores, objective_loss
 from agentgym_trainers.paid import Paid, paid
+from agentgym_trainers.pairs import contrast, normalised_guide, score_text
 from agentgym_trainers.regulariser import EntropyBand, Occupancy, Weights, corrected, entropy_by_turn, reweighted
 from agentgym_trainers.roles import Critic, Process, Reference, RewardModel, skew_score
 from agentgym_trainers.streams import make_batch, weigh
@@ -283,7 +285,7 @@ def test_writing_zero_and_pairwise_rl_the_anchor_gets_nothing_and_swapping_swaps
 
 
 def test_pit_copying_the_reference_earns_nothing_and_swapping_changes_the_sign():
-    from agentgym.rewards import load, settle
+    from agentgym.rewards import load
 
     spec = load("late('quality', level='outcome') - late('reference', level='outcome')")
 
@@ -291,7 +293,7 @@ def test_pit_copying_the_reference_earns_nothing_and_swapping_changes_the_sign()
         e = record([0.0])
         e.late = {"quality": Verdict.scored(quality), "reference": Verdict.scored(reference)}
         e.stop_reason = "done"
-        return sum(t.value for t in settle(spec, [e])[0])
+        return sum(t.value for t in spec.settle([e])[0])
 
     assert gap(0.7, 0.7) == 0 and gap(0.9, 0.2) == -gap(0.2, 0.9) == pytest.approx(0.7)
 
@@ -706,13 +708,13 @@ def test_sparsepo_tgdpo_and_t_reg_weights_of_tokens():
 
 
 def test_t_reg_equal_prompts_give_no_token_reward(monkeypatch):
-    from agentgym_trainers import learner as module
+    from agentgym_trainers import pairs
 
     env, episodes = desk_episodes([True, False])
     learner = Learner(model(), make_optimizer(model(), 1e-3), renderer(), env, resolve("t_reg"))
-    assert learner._contrast(episodes).abs().max() > 0
-    monkeypatch.setattr(module, "score_text", lambda value: "the same")
-    assert learner._contrast(episodes).abs().max() == 0
+    assert contrast(episodes, learner.model, learner.tell).abs().max() > 0
+    monkeypatch.setattr(pairs, "score_text", lambda value: "the same")
+    assert contrast(episodes, learner.model, learner.tell).abs().max() == 0
 
 
 def test_spo_degree_weight_zero_is_the_base_loss_and_it_fits_dpo_and_simpo():

@@ -1,13 +1,17 @@
 """The environment template: order, limits, malformed actions, verdicts, snapshots (rows 24 to 26 of the list of faults)."""
 
 import pickle
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 from worlds import Judge, World
 
 from agentgym import errors
 from agentgym.checks.subject import GARBAGE
 from agentgym.core import Limits, StopReason, Verdict
+from agentgym.errors import UnknownName
 from agentgym.messages import call
 
 
@@ -175,3 +179,27 @@ def test_limits_can_be_overridden_and_are_recorded_as_enforced():
     assert env.episode.limits["max_turns"] == 1 and env.episode.task_digest == env.task.digest == World().tasks("train").get("t.5").digest
     with pytest.raises(errors.UnknownName, match="max_turns"):
         World(limits={"max_turn": 1})
+
+
+def test_an_environment_with_a_screen_conforms_and_shows_it():
+    class Seen(World):
+        id = "test/seen-v0"
+        screen = (4, 6)
+        metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}
+
+        def _scene(self):
+            scene = super()._scene()
+            scene.screenshot = np.full((4, 6, 3), self.turns, dtype=np.uint8)
+            return scene
+
+    env = Seen(render_mode="rgb_array")
+    check_env(env, skip_render_check=True)
+    first, _ = env.reset(seed=1, options={"task": "t.2"})
+    second = env.step("go")[0]
+    assert first["text"].startswith("Say go") and second["screenshot"].max() == 1 and (env.render() == second["screenshot"]).all()
+    assert isinstance(World().reset()[0], str) and World().render() is None
+
+
+def test_a_split_there_is_not_is_named_with_those_there_are():
+    with pytest.raises(UnknownName, match="nearest: train"):
+        World(split="tran")

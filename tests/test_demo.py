@@ -7,7 +7,7 @@ import agentgym_trainers
 import msgspec
 import pytest
 from agentgym_tools.plan import TEMPLATES
-from agentgym_tools.tasks import DEMO, DeskTasks
+from agentgym_tools.tasks import DEMO, tasks_of
 from agentgym_trainers.commands import DemoConfig, demo
 from agentgym_trainers.config import TrainConfig
 
@@ -23,7 +23,7 @@ def test_the_demo_trains_on_train_and_is_measured_on_tasks_neither_stage_sees():
     found = config()
     assert tuple(found.option["templates"]) == DEMO and found.split == "train" and found.eval_split == "demo" and found.eval_tasks == 300
     seen = {make("tools/desk", **found.option).taskset.get(t).instruction for t in make("tools/desk", **found.option).taskset.ids()}
-    assert not seen & {DeskTasks("demo").get(t).instruction for t in DeskTasks("demo").ids()}
+    assert not seen & {tasks_of("demo").get(t).instruction for t in tasks_of("demo").ids()}
     assert {TEMPLATES[t].level for t in DEMO} == {1, 2}
 
 

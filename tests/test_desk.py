@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import pytest
 from agentgym_tools.desk import Desk, row_digest, rows_of
 from agentgym_tools.plan import TEMPLATES
-from agentgym_tools.tasks import DEMO, SPLITS, DeskTasks, draw, plan_of, world_of
+from agentgym_tools.tasks import DEMO, SPLITS, draw, plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
 from agentgym_tools.verify import same_answer
 from agentgym_tools.world import COLUMNS
@@ -113,11 +113,11 @@ def test_the_hash_kept_incrementally_is_the_hash_of_all_rows():
 def test_splits_are_disjoint_by_their_parameters():
     seen = defaultdict(set)
     for split in SPLITS:
-        tasks = DeskTasks(split)
+        tasks = tasks_of(split)
         for i in range(0, len(tasks), 5):
             task = tasks[i]
             seen[split].add((task.data["template"], task.instruction))
-    assert seen["demo"] <= seen["dev"] | {(t, DeskTasks("dev").get(i).instruction) for i in DeskTasks("demo").ids() for t in [i.split(".")[0]]}
+    assert seen["demo"] <= seen["dev"] | {(t, tasks_of("dev").get(i).instruction) for i in tasks_of("demo").ids() for t in [i.split(".")[0]]}
     for a in ("train", "dev", "test", "unseen"):
         for b in ("train", "dev", "test", "unseen"):
             assert a == b or not seen[a] & seen[b]
@@ -125,7 +125,7 @@ def test_splits_are_disjoint_by_their_parameters():
 
 
 def test_the_demo_split_is_dev_tasks_of_named_templates():
-    tasks = DeskTasks("demo")
+    tasks = tasks_of("demo")
     assert len(tasks) == 300 and {i.split(".")[0] for i in tasks.ids()} == set(DEMO) and all(".dev." in i for i in tasks.ids())
 
 

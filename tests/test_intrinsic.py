@@ -22,7 +22,7 @@ from agentgym.errors import CapabilityError
 from agentgym.evaluation.run import settler_of
 from agentgym.policies import resolve
 from agentgym.registry import installed, load, make
-from agentgym.rewards import attribute, delta, late, outcome, settle
+from agentgym.rewards import attribute, delta, late, outcome
 from agentgym.rewards.settler import Settler
 from agentgym.rollout import Job, Rollout
 from agentgym.verdict import StopReason, Verdict
@@ -175,7 +175,7 @@ def test_contributions_learn_which_turn_matters_and_sum_to_the_outcome():
     assert told[0] == pytest.approx(0.2, abs=0.05) and told[1] == pytest.approx(0.0, abs=0.05)
     for turn, c in zip(held_out.episode.turns, told, strict=True):
         turn.late["progress"] = Verdict.scored(c)
-    terms = settle(attribute(outcome("task"), by=late("progress")), [held_out.episode])[0]
+    terms = attribute(outcome("task"), by=late("progress")).settle([held_out.episode])[0]
     assert sum(t.value for t in terms) == pytest.approx(held_out.episode.verdicts["task"].value, abs=1e-12)
 
 
@@ -204,7 +204,7 @@ def test_playing_on_by_the_oracle_is_worth_1_until_the_task_is_spoilt():
     assert values == [0, -1]
     for turn, v in zip(view.episode.turns, values, strict=True):
         turn.late["onward"] = Verdict.scored(v)
-    assert [(t.place.turn, t.value) for t in settle(delta(late("onward")), [view.episode])[0]] == [(1, -1)]
+    assert [(t.place.turn, t.value) for t in delta(late("onward")).settle([view.episode])[0]] == [(1, -1)]
 
 
 class Hot:
@@ -233,7 +233,7 @@ def test_information_gain_telescopes_and_stays_where_outcomes_are_equal():
     assert judged(AnswerLikelihood(), cut, policy=Hot()) == [pytest.approx([*levels, levels[-1]])]
     for turn, p in zip(view.episode.turns, levels, strict=True):
         turn.late["answer"] = Verdict.scored(p)
-    gains = [t.value for t in settle(delta(late("answer")), [view.episode])[0]]
+    gains = [t.value for t in delta(late("answer")).settle([view.episode])[0]]
     assert sum(gains) == pytest.approx(levels[-1]) and len(gains) == 2
 
 

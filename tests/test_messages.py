@@ -1,10 +1,11 @@
 """The one parser and the one printer of actions."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgym.messages import ToolCall, parse_action, print_action, tool
+from agentgym.messages import ToolCall, answer, call, parse_action, print_action, tool
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
 VALUES = st.recursive(
@@ -44,3 +45,58 @@ def test_a_tool_is_its_signature():
     assert book.spec.parameters["required"] == ["title"] and book.spec.parameters["additionalProperties"] is False
     assert book.run(None, {"title": "x"}) == "x 9"
     assert book.spec.openai()["function"]["parameters"]["properties"]["hour"] == {"type": "integer", "default": 9}
+
+
+def page_tools():
+    @tool
+    def click(page: list, element: int) -> str:
+        """Click."""
+        page.append(("click", element))
+        return "clicked"
+
+    @tool
+    def fill(page: list, element: int, text: str) -> str:
+        """Fill."""
+        page.append(("fill", element, text))
+        return "filled"
+
+    @tool
+    def back(page: list) -> str:
+        """Go back."""
+        page.append(("back",))
+        return "went back"
+
+    return {t.spec.name: t for t in (click, fill, back)}
+
+
+@pytest.mark.parametrize(
+    ("text", "did", "state", "said"),
+    [
+        ("click 12", [("click", 12)], ["ok"], "clicked"),
+        ("fill 3 two words ", [("fill", 3, "two words")], ["ok"], "filled"),
+        ("back", [("back",)], ["ok"], "went back"),
+        ("back now", [], ["malformed"], "`now`"),
+        ("clik 3", [], ["malformed"], "did you mean click"),
+        ("click here", [], ["malformed"], "int"),
+        ("fill 3", [], ["malformed"], "text"),
+        (" ", [], [], "error: there is no tool call; say click"),
+        ('<tool_call>{"name": "click", "arguments": {"element": "12"}}</tool_call>', [], ["malformed"], "int"),
+    ],
+)
+def test_a_short_action_is_a_call_of_text_and_a_written_one_keeps_its_types(text, did, state, said):
+    page = []
+    done = answer(page_tools(), page, parse_action(text), 0, lambda: False, hint="say click", short=True)
+    assert page == did and done.states == state and done.malformed == (state != ["ok"])
+    assert said in done.messages[0]["content"] and done.messages[0]["role"] == ("tool" if "<" in text else "user")
+
+
+def test_calls_after_the_end_are_answered_and_not_run():
+    page = []
+    done = answer(page_tools(), page, parse_action(call("back") + call("click", element=1)), 4, lambda: bool(page))
+    assert page == [("back",)] and done.states == ["ok", "after the end"] and not done.malformed
+    assert [m["tool_call_id"] for m in done.messages] == ["call_4_0", "call_4_1"]
+
+
+def test_prose_is_no_call_where_there_are_no_short_actions():
+    page = []
+    assert answer(page_tools(), page, parse_action("back"), 0, lambda: False).malformed and page == []

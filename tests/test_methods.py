@@ -19,7 +19,7 @@ from agentgym.grading import judge
 from agentgym.messages import ToolCall
 from agentgym.methods import known_methods
 from agentgym.registry import installed
-from agentgym.rewards import load, settle
+from agentgym.rewards import load
 from agentgym.rewards.settler import Settler
 from agentgym.rewards.spec import OPS, late_names, per_episode
 from agentgym.rewards.table import Table
@@ -87,7 +87,7 @@ def total(spec, *episodes, **dials):
     """The sum of each episode's terms."""
     for e in episodes:
         e.dials = dials
-    return [sum(t.value for t in terms) for terms in settle(spec, list(episodes))]
+    return [sum(t.value for t in terms) for terms in spec.settle(list(episodes))]
 
 
 def amounts(node, *episodes):
@@ -144,11 +144,11 @@ def test_a_row_is_whole(id):
 @given(data=st.data())
 def test_its_terms_are_finite_additive_and_pure(id, data):
     group = data.draw(groups(SPECS[id], 1, 3))
-    first, again = settle(SPECS[id], group), settle(SPECS[id], group)
+    first, again = SPECS[id].settle(group), SPECS[id].settle(group)
     assert first == again and all(np.isfinite(t.value) for terms in first for t in terms)
     for e in group:
         stepped = [t for i in range(len(e.turns)) for t in SPECS[id].at(e, i)]
-        assert sum(t.value for t in stepped) == pytest.approx(sum(t.value for t in settle(SPECS[id], [e])[0] if t.known_at is not None))
+        assert sum(t.value for t in stepped) == pytest.approx(sum(t.value for t in SPECS[id].settle([e])[0] if t.known_at is not None))
 
 
 @pytest.mark.parametrize("id", [i for i, s in SPECS.items() if s.late])
@@ -418,10 +418,10 @@ def test_a_group_of_equals_has_no_diversity_and_its_order_does_not_matter(id):
 def test_shaping_telescopes_and_a_loop_earns_nothing(id, data):
     spec, record = SPECS[id], data.draw(records(SPECS[id], st.integers(2, 6)))
     for node in nodes(id, "potential"):
-        terms = settle(node, [record])[0]
+        terms = node.settle([record])[0]
         assert sum(node.gamma**t.place.turn * t.value for t in terms) == pytest.approx(0, abs=1e-9)
         loop = episode(spec, lambda name, t: [0.3, 0.8][t % 2], lambda n: 0.0, lambda n: 0.0, actions=["a"] * 21)
-        laps = settle(node, [loop])[0]
+        laps = node.settle([loop])[0]
         assert sum(node.gamma**t.place.turn * t.value for t in laps) == pytest.approx(0, abs=1e-9)
 
 
@@ -454,7 +454,7 @@ def test_differences_telescope_and_a_turn_that_changes_nothing_earns_nothing(id,
         name = next(n.name for n in node.nodes() if hasattr(n, "name"))
         part = "late" if any(n.op == "late" for n in node.nodes()) else "verdicts"
         getattr(record.turns[1], part)[name] = getattr(record.turns[0], part)[name]
-        terms = {t.place.turn: t.value for t in settle(node, [record])[0]}
+        terms = {t.place.turn: t.value for t in node.settle([record])[0]}
         assert sum(terms.values()) == pytest.approx(getattr(record.turns[-1], part)[name].value) and 1 not in terms
 
 
@@ -462,7 +462,7 @@ def test_differences_telescope_and_a_turn_that_changes_nothing_earns_nothing(id,
 def test_turns_still_differ_where_all_outcomes_are_equal(id):
     spec = SPECS[id]
     group = [episode(spec, lambda name, t, i=i: (i + 1) * 0.1 * t, lambda name: 1.0, lambda name: 1.0, f"e{i}", ["a"] * 4) for i in range(4)]
-    spread = [t.value for terms in settle(spec, group) for t in terms if t.place.level == "turn"]
+    spread = [t.value for terms in spec.settle(group) for t in terms if t.place.level == "turn"]
     assert np.std(spread) > 0.5 and sum(spread) == pytest.approx(0, abs=1e-6)
 
 
@@ -478,7 +478,7 @@ def test_one_bad_step_caps_what_comes_before_it_and_good_ones_never_raise_the_va
     assert amounts(msgspec.structs.replace(node, temperature=1e-3), record)[0] == pytest.approx(min(steps), abs=2e-2)
     better = msgspec.structs.replace(record, turns=[*record.turns, msgspec.structs.replace(record.turns[0], late={name: Verdict.scored(5.0)})])
     assert amounts(hard, better)[0] <= amounts(hard, record)[0] + 1e-12
-    to_go = {t.place.turn: t.value for t in settle(hard, [record])[0]}
+    to_go = {t.place.turn: t.value for t in hard.settle([record])[0]}
     first = steps.index(min(steps))
     assert all(sum(v for k, v in to_go.items() if k >= t) == pytest.approx(min(steps[t:])) for t in range(first + 1))
 
@@ -487,14 +487,14 @@ def test_one_bad_step_caps_what_comes_before_it_and_good_ones_never_raise_the_va
 @given(data=st.data())
 def test_contributions_sum_to_the_outcome(id, data):
     record, (node,) = data.draw(records(SPECS[id])), nodes(id, "attribute")
-    terms = settle(node, [record])[0]
+    terms = node.settle([record])[0]
     assert sum(t.value for t in terms) == pytest.approx(amounts(node.terms, record)[0]) and all(t.place.level == "turn" for t in terms)
 
 
 def test_a_refused_action_gets_no_grounding_term():
     spec = SPECS["spa-rl"]
     record = episode(spec, lambda name, t: float(t == 1) if name == "grounded" else 0.0, lambda n: 0.0, lambda n: 0.0, actions=["refused", "done"])
-    assert [t.place.turn for t in settle(spec, [record])[0] if t.source == "grounded"] == [1]
+    assert [t.place.turn for t in spec.settle([record])[0] if t.source == "grounded"] == [1]
 
 
 @having("span")
@@ -502,10 +502,10 @@ def test_a_refused_action_gets_no_grounding_term():
 def test_changing_one_span_changes_only_its_own_term_at_its_own_place(id, data):
     spec, record = SPECS[id], data.draw(records(SPECS[id], st.integers(1, 3)))
     name = names(spec, "span")[0]
-    before = settle(spec, [record])[0]
+    before = spec.settle([record])[0]
     verdict = record.turns[0].verdicts[name]
     verdict.evidence["spans"][1][2] += 5.0
-    moved = [(a, b) for a, b in zip(before, settle(spec, [record])[0], strict=True) if a != b]
+    moved = [(a, b) for a, b in zip(before, spec.settle([record])[0], strict=True) if a != b]
     weight = next((n.weight for n in spec.nodes() if n.op == "scale" and n.terms.op == "span"), 1.0)
     assert [(b.value - a.value, b.place.span, b.place.turn) for a, b in moved] == [(pytest.approx(5.0 * weight), (2, 3), 0)]
     assert {t.place.level for t in before if t.source in names(spec, "span")} <= {"span"}
@@ -514,7 +514,7 @@ def test_changing_one_span_changes_only_its_own_term_at_its_own_place(id, data):
 @pytest.mark.parametrize("id", ["ircoco"])
 def test_each_edit_has_a_term_at_its_turn_and_no_edit_none(id):
     record = episode(SPECS[id], lambda name, t: [0.5, 0.0, 0.25][t], lambda n: 0.0, lambda n: 0.0, actions=["edit", "look", "edit"])
-    assert [(t.place.turn, t.value) for t in settle(SPECS[id], [record])[0]] == [(0, 0.5), (2, 0.25)]
+    assert [(t.place.turn, t.value) for t in SPECS[id].settle([record])[0]] == [(0, 0.5), (2, 0.25)]
 
 
 # What a run learns
@@ -574,7 +574,7 @@ def test_a_harmful_hint_loses_its_weight_and_the_policy_is_no_worse_than_without
             ]
             for e in group:
                 e.dials = dict(settler.dials)
-            returns = np.array([sum(t.value for t in terms) for terms in settle(reward, group)])
+            returns = np.array([sum(t.value for t in terms) for terms in reward.settle(group)])
             logit += 0.3 * float(np.mean((returns - returns.mean()) * (good - p)))
             settler.advance(step + 1, group)
         return 1 / (1 + np.exp(-logit)), settler.dials.get(f"blend:{node.terms}", 1.0)

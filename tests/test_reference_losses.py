@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from agentgym_trainers import advantages, policy_loss
-from agentgym_trainers.advantage import discounted, gae, whiten
+from agentgym_trainers.gae import discounted, gae, whiten
 from agentgym_trainers.objective import kl_penalty
 from agentgym_trainers.roles import value_loss
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 import agentgym
+from agentgym import registry
 from agentgym.errors import UnknownName
 from agentgym.registry import environment_class, resolve, spec
 
@@ -39,6 +40,17 @@ def test_ids_with_and_without_version():
     assert resolve("tools/desk") == resolve("tools/desk-v0") == "tools/desk-v0"
     assert environment_class("tools/desk").id == "tools/desk-v0" == spec("tools/desk").id
     assert agentgym.make("tools/desk", split="dev", reward="gated", levels=1).reward_name == "gated"
+
+
+def test_several_ids_may_share_a_class(monkeypatch):
+    desk, known = spec("tools/desk"), registry.resolve
+    others = {f"tools/{n}-v0": msgspec.structs.replace(desk, id=f"tools/{n}-v0") for n in ("one", "two")}
+    monkeypatch.setattr(registry, "resolve", lambda env_id: env_id if env_id in others else known(env_id))
+    monkeypatch.setattr(registry, "spec", lambda env_id: others.get(env_id, desk))
+    one, two, plain = (agentgym.make(name) for name in (*others, "tools/desk"))
+    assert [e.id for e in (one, two, plain)] == ["tools/one-v0", "tools/two-v0", "tools/desk-v0"]
+    one.reset(seed=1)
+    assert one.fork(1)[0].episode.env == "tools/one-v0" and type(one) is environment_class("tools/one-v0")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,6 @@ from agentgym.rewards import (
     residual,
     route,
     schedule,
-    settle,
     sigmoid,
     span,
     step,
@@ -49,7 +48,7 @@ from agentgym.rewards import (
     win_rate,
 )
 from agentgym.rewards.settler import Settler
-from agentgym.rewards.spec import OPS, lacking
+from agentgym.rewards.spec import OPS
 from agentgym.verdict import Verdict
 
 O, S = outcome("o"), step("s")  # noqa: E741
@@ -83,7 +82,7 @@ def paid(spec, whole):
 def test_what_each_step_pays_adds_up_to_the_settled_terms(spec, levels, end):
     whole = record(levels, end)
     stepped = paid(spec, whole)
-    settled = [t for t in settle(spec, [whole])[0] if t.known_at is not None]
+    settled = [t for t in spec.settle([whole])[0] if t.known_at is not None]
     assert [(t.source, t.place, t.known_at) for t in stepped] == [(t.source, t.place, t.known_at) for t in settled]
     assert [t.value for t in stepped] == pytest.approx([t.value for t in settled])
     assert all(np.isfinite(t.value) for t in settled)
@@ -109,8 +108,8 @@ def test_invalid_episodes_in_a_group_move_nobody_elses_terms(spec, episodes, see
     ]
     mixed = [*episodes, *invalid]
     seed.shuffle(mixed)
-    alone = dict(zip([e.id for e in episodes], settle(spec, episodes), strict=True))
-    among = dict(zip([e.id for e in mixed], settle(spec, mixed), strict=True))
+    alone = dict(zip([e.id for e in episodes], spec.settle(episodes), strict=True))
+    among = dict(zip([e.id for e in mixed], spec.settle(mixed), strict=True))
     for id, terms in alone.items():
         assert [(t.source, t.place) for t in among[id]] == [(t.source, t.place) for t in terms]
         assert [t.value for t in among[id]] == pytest.approx([t.value for t in terms])
@@ -174,30 +173,30 @@ def test_a_spec_that_makes_no_sense_is_refused_with_its_path(text, path, says):
 
 def test_a_tampered_verdict_scores_the_floor_and_an_invalid_one_makes_no_term():
     whole = record([Verdict.invalid("x"), Verdict.scored(1.0)], Verdict.tampered("x"))
-    assert [(t.place.turn, t.value) for t in settle(S, [whole])[0]] == [(1, 1.0)]
-    assert [t.value for t in settle(O, [whole])[0]] == [0.0]
-    assert settle(O, [record([Verdict.scored(1.0)], Verdict.invalid("x"))]) == [[]]
+    assert [(t.place.turn, t.value) for t in S.settle([whole])[0]] == [(1, 1.0)]
+    assert [t.value for t in O.settle([whole])[0]] == [0.0]
+    assert O.settle([record([Verdict.scored(1.0)], Verdict.invalid("x"))]) == [[]]
 
 
 def test_a_missing_reference_makes_the_difference_missing_not_large():
     whole = record([Verdict.scored(3.0)], Verdict.scored(1.0))
     whole.turns[0].verdicts["t"] = Verdict.invalid("no reference")
-    assert settle(sigmoid(S - step("t")), [whole]) == [[]]
+    assert sigmoid(S - step("t")).settle([whole]) == [[]]
 
 
 def test_spans_keep_their_place_and_their_number():
     verdict = Verdict.scored(0.0, spans=[[0, 2, 1.0], [5, 9, -0.5]])
-    terms = settle(span("s"), [record([verdict, Verdict.scored(0.0)], Verdict.scored(1.0))])[0]
+    terms = span("s").settle([record([verdict, Verdict.scored(0.0)], Verdict.scored(1.0))])[0]
     assert [(t.value, t.place.level, t.place.turn, t.place.span) for t in terms] == [(1.0, "span", 0, (0, 2)), (-0.5, "span", 0, (5, 9))]
-    assert settle(span("s", unit="tokens"), [record([verdict], Verdict.scored(1.0))])[0][0].place.level == "token"
+    assert span("s", unit="tokens").settle([record([verdict], Verdict.scored(1.0))])[0][0].place.level == "token"
 
 
 def test_a_route_takes_each_kind_its_own_way_and_refuses_an_unknown_one():
     spec = route({"math": O, "chat": 2 * O})
     a, b = (msgspec.structs.replace(record([Verdict.scored(0.0)], Verdict.scored(1.0), id=k), kind=k) for k in ("math", "chat"))
-    assert [[t.value for t in terms] for terms in settle(spec, [a, b])] == [[1.0], [2.0]]
+    assert [[t.value for t in terms] for terms in spec.settle([a, b])] == [[1.0], [2.0]]
     with pytest.raises(SpecError, match="no case for tasks of kind 'code'"):
-        settle(spec, [a, msgspec.structs.replace(b, kind="code")])
+        spec.settle([a, msgspec.structs.replace(b, kind="code")])
 
 
 def test_dials_are_kept_in_the_record_so_that_settling_stays_pure():
@@ -211,7 +210,7 @@ def test_dials_are_kept_in_the_record_so_that_settling_stays_pure():
         settler.advance(n + 1, [each])
     assert {t.source: t.value for t in first.terms} == {"o": 1.0}
     assert {t.source: t.value for t in second.terms} == {"o": 1.0, "lagrangian:s": -4.0, "schedule:s": 0.5}
-    assert settle(settler.spec, [first, second]) == [first.terms, second.terms]
+    assert settler.spec.settle([first, second]) == [first.terms, second.terms]
     other = Settler(settler.spec, {})
     other.load_state(settler.state())
     assert other.dials == settler.dials
@@ -221,7 +220,7 @@ def test_dials_are_kept_in_the_record_so_that_settling_stays_pure():
 def test_a_member_that_fails_makes_an_ensemble_missing_and_never_better(form):
     whole = record([Verdict.scored(0.2)], Verdict.scored(1.0))
     whole.turns[0].verdicts["t"] = Verdict.invalid("the guard is down")
-    assert settle(combine((S, step("t")), form=form), [whole]) == [[]]
+    assert combine((S, step("t")), form=form).settle([whole]) == [[]]
 
 
 @pytest.mark.parametrize("spec", [O + centre(S), O + centre(late("j", level="outcome")), win_rate((O, late("j", level="outcome")))], ids=str)
@@ -229,9 +228,9 @@ def test_an_episode_whose_source_failed_moves_nobody_and_is_named(spec):
     made = [record([Verdict.scored(x)], Verdict.scored(x), f"e{i}") for i, x in enumerate((0.0, 1.0, 9.0))]
     for e in made:
         e.late["j"] = e.verdicts["o"]
-    alone = settle(spec, made[:2])
+    alone = spec.settle(made[:2])
     made[2].late["j"] = made[2].turns[0].verdicts["s"] = Verdict.invalid("down", "infra")
-    assert settle(spec, made)[:2] == alone and lacking(spec, made[2]) and not lacking(spec, made[0])
+    assert spec.settle(made)[:2] == alone and spec.lacking(made[2]) and not spec.lacking(made[0])
 
 
 def test_a_verdict_that_is_not_scored_cannot_carry_a_value_not_even_from_disk():

@@ -227,12 +227,11 @@ def test_train_long_think_short_the_budget_follows_its_schedule(tmp_path):
 
 
 def reward_of(spec, tokens, outcome):
-    from agentgym.rewards import settle
 
     e = paid(0.0)
     e.turns[0].tokens = Tokens([1] * tokens, [1] * tokens, [0.0] * tokens, {"temperature": 1.0}, [("0", tokens)])
     e.verdicts, e.stop_reason = {"task": Verdict.scored(outcome)}, "done"
-    return sum(t.value for t in settle(spec, [e])[0])
+    return sum(t.value for t in spec.settle([e])[0])
 
 
 # Hints and splices

@@ -25,7 +25,6 @@ from agentgym.core import StopReason
 from agentgym.errors import MissingExtra, SandboxFault, UsageError
 from agentgym.messages import call
 from agentgym.policies import resolve
-from agentgym.rewards.spec import lacking
 from agentgym.rollout import Job, Rollout
 
 both = pytest.mark.parametrize("kind", kinds())
@@ -270,7 +269,7 @@ def test_rewards_tell_completion_modification_and_resolution_apart():
     assert play(gated, "addict-003", lambda e: e.oracle()) > 1.0
     potential = swe("mend", "bwrap", "test", reward="potential")
     assert abs(play(potential, "addict-003", wrong)) < 1e-9
-    assert not lacking(env.reward, env.episode)
+    assert not env.reward.lacking(env.episode)
     [e.close() for e in (env, gated, potential)]
 
 
@@ -305,7 +304,7 @@ def test_8_predictions_that_are_none_score_nothing(body, monkeypatch):
 
 
 def test_fit_tables_are_the_same_everywhere_and_splits_share_no_seed():
-    assert len(fit.FitTasks("train")) == FIT.splits["train"] and len(FAMILIES) * 2 >= 20
+    assert len(fit.tasks_of("train")) == FIT.splits["train"] and len(FAMILIES) * 2 >= 20
     assert table("gaps", 3) is table("gaps", 3) and (table("gaps", 3).train[:, 2] != table("gaps", 4).train[:, 2]).any()
     seeds = [set(s) for s in fit.SEEDS.values()]
     assert not seeds[0] & seeds[1] and not seeds[1] & seeds[2] and not seeds[0] & seeds[2]
@@ -443,7 +442,8 @@ def test_the_broker_gives_only_images_of_the_lock_file(monkeypatch):
     need("docker")
     from agentgym.errors import SandboxRefused
     from agentgym.sandbox import Image, Resources
-    from agentgym.sandbox.broker import VARIABLE, Broker, Brokered
+    from agentgym.sandbox.broker import Broker
+    from agentgym.sandbox.brokered import VARIABLE, Brokered
 
     with Broker() as broker:
         monkeypatch.setenv(VARIABLE, str(broker.folder / "socket"))

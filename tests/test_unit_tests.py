@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from agentgym_swe.libraries import SITE, image
 from agentgym_verifiers.rules import load, unit_tests
-from agentgym_verifiers.rules.unit_tests import Bench, Changed, UnitTests, changeable, grade_patch, patch_of, read_patch
+from agentgym_verifiers.rules.patch import Changed, patch_of, read_patch
+from agentgym_verifiers.rules.unit_tests import Bench, UnitTests, changeable, grade_patch
 from sandboxes import kinds, need
 
 from agentgym.sandbox import Entry, Resources

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Limits, Scene, StopReason, Task, Verdict
-from agentgym.errors import EnvironmentFault, UnknownName
+from agentgym.core import Action, AgentEnv, Completion, Conversation, EpisodeView, Limits, Scene, StopReason, Task, TaskSet, Verdict
+from agentgym.errors import EnvironmentFault
 from agentgym.rewards import outcome
 
 LIMITS = Limits()
 
 
-class Tasks(Sequence[Task]):
+def tasks(n: int = 6, limits: Limits = LIMITS) -> TaskSet:
     """Task n ends after n + 1 turns."""
-
-    def __init__(self, n: int = 6, limits: Limits = LIMITS) -> None:
-        self.n, self.limits = n, limits
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> Task:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
-        return Task(f"t.{index}", f"Say go {index + 1} times.", "train", {"turns": index + 1}, self.limits)
-
-    def ids(self) -> Sequence[str]:
-        return [f"t.{i}" for i in range(self.n)]
-
-    def get(self, task_id: str) -> Task:
-        if task_id not in self.ids():
-            raise UnknownName("task", task_id, self.ids())
-        return self[int(task_id[2:])]
+    return TaskSet([f"t.{i}" for i in range(n)], lambda i: Task(i, f"Say go {int(i[2:]) + 1} times.", "train", {"turns": int(i[2:]) + 1}, limits))
 
 
 class Judge:
@@ -62,8 +44,8 @@ class World(AgentEnv):
     given = LIMITS
     faults: list[int] = []
 
-    def tasks(self, split: str) -> Tasks:
-        return Tasks(limits=self.given)
+    def tasks(self, split: str) -> TaskSet:
+        return tasks(limits=self.given)
 
     def _begin(self, task: Task) -> Scene:
         self.turns = 0

@@ -15,10 +15,9 @@ import msgspec
 from gymnasium.utils.env_checker import check_env
 
 from agentgym.checks.subject import GARBAGE, Failed, Skipped, Subject, need
-from agentgym.core import AgentEnv, Term
 from agentgym.errors import CallOrderError
 from agentgym.registry import installed, spec
-from agentgym.rewards.spec import Spec, World, settle
+from agentgym.rewards.spec import World
 
 INFO = ("task_id", "turn", "state_hash", "anchor", "messages", "reward_terms", "verdicts", "stop_reason")
 
@@ -165,24 +164,16 @@ def reward_specs(subject: Subject) -> str:
     env = subject.make()
     world = World({n: v.level for n, v in env.verifiers.items()}, dict.fromkeys(installed("verifiers"), ""))
     for reward in env.rewards.values():
-        if isinstance(reward, Spec):
-            reward.check(world, "reward")
+        reward.check(world, "reward")
     for name in env.rewards:
         env = subject.make(reward=name)
         for task in env.taskset.ids()[: subject.tasks]:
             env.reset(seed=1, options={"task": task})
             paid = sum(float(env.step(a)[1]) for a in subject.actions(env) if env.episode.stop_reason is None)
-            settled = sum(t.value for t in _settled(env))
+            settled = sum(t.value for t in env.reward.settle([env.episode])[0] if t.known_at is not None)
             need(math.isfinite(paid), f"{name}: step paid {paid} on {task}")
             need(abs(paid - settled) < 1e-9, f"{name}: step paid {paid}, the terms say {settled} on {task}")
     return ", ".join(env.rewards)
-
-
-def _settled(env: AgentEnv) -> list[Term]:
-    """The terms that ``step`` should have paid, from the finished record alone."""
-    if isinstance(env.reward, Spec):
-        return [t for t in settle(env.reward, [env.episode])[0] if t.known_at is not None]
-    return [t for turn in range(len(env.episode.turns)) for t in env.reward.at(env.episode, turn)]
 
 
 CHECKS: dict[str, Callable[[Subject], str]] = {

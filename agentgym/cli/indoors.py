@@ -7,18 +7,21 @@ import io
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agentgym.cli.command import Answer
-from agentgym.cli.play import EvalConfig
 from agentgym.cli.screen import Screen
 from agentgym.errors import SandboxFault, SandboxRefused, UsageError
 from agentgym.evaluation.bundle import pack, unseal
-from agentgym.sandbox.broker import VARIABLE, Broker, allowed
+from agentgym.sandbox.broker import Broker, allowed
+from agentgym.sandbox.brokered import VARIABLE
 from agentgym.sandbox.docker import engine
 from agentgym.sandbox.owner import LABEL, me
+
+if TYPE_CHECKING:
+    from agentgym.cli.play import EvalConfig
 
 IMAGE = "agentgym/eval"
 BUILD = "python docker/build.py"

@@ -16,7 +16,6 @@ from agentgym.errors import AgentGymError, Fault, RecordError, UnknownName, Usag
 from agentgym.grading import grade, grade_turn
 from agentgym.registry import make
 from agentgym.rewards.explain import Node, explain
-from agentgym.rewards.spec import Spec, settled
 
 
 class Verified(Struct):
@@ -103,8 +102,6 @@ def explained(folder: Path, episode_id: str) -> Node:
     if episode.status != "valid":
         raise UsageError(f"{episode_id} is invalid and has no reward: {episode.fault}")
     reward = Environments().of(episode).reward
-    if not isinstance(reward, Spec):
-        raise UsageError(f"the reward of {episode.env} is no spec of agentgym.rewards, so its derivation is not known")
     return explain(reward, episode, [e for e in episodes if e.status == "valid" and (e.group or e.id) == (episode.group or episode.id)])
 
 
@@ -119,7 +116,7 @@ def _terms_again(environments: Environments, episodes: Sequence[Episode]) -> dic
             reward = environments.of(each[0]).reward
         except AgentGymError:
             continue
-        again |= {id(e): terms for e, terms in zip(each, settled(reward, each), strict=True)}
+        again |= {id(e): terms for e, terms in zip(each, reward.settle(each), strict=True)}
     return again
 
 

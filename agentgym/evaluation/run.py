@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from agentgym.budget import Bounds, Meter, Prices
-from agentgym.core import AgentEnv, Policy, Reward
+from agentgym.core import AgentEnv, Policy
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.bundle import check, seal, unseal
@@ -30,7 +30,8 @@ from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, 
 from agentgym.quarantine import Quarantine
 from agentgym.registry import load, make, resolve
 from agentgym.rewards.settler import Settler
-from agentgym.rewards.spec import Spec, lacking, late_names, to_table
+from agentgym.rewards.spec import Spec, late_names
+from agentgym.rewards.text import to_table
 from agentgym.rollout import Job, Keep, Rollout
 from agentgym.secrets import Redactor
 
@@ -96,17 +97,16 @@ class Plan(Struct, kw_only=True, frozen=True):
 
 def settler_of(env: AgentEnv) -> Settler | None:
     """The late side of an environment's reward with fresh sources; None where nothing is late."""
-    spec = env.reward
-    if not isinstance(spec, Spec) or not spec.late:
+    if not env.reward.late:
         return None
-    return Settler(spec, {name: load("verifiers", name)() for name in late_names(spec)})
+    return Settler(env.reward, {name: load("verifiers", name)() for name in late_names(env.reward)})
 
 
 def write_reward(env: AgentEnv, out: Path) -> None:
     """Keep the reward spec of a run: as an expression, as a table, and its digest."""
-    if isinstance(env.reward, Spec):
-        about = {"name": env.reward_name, "expression": str(env.reward), "digest": env.reward.digest, "table": to_table(env.reward)}
-        (out / "reward.toml").write_bytes(msgspec.toml.encode(about))
+    spec = env.reward
+    about = {"name": env.reward_name, "expression": str(spec), "digest": spec.digest, "table": to_table(spec)}
+    (out / "reward.toml").write_bytes(msgspec.toml.encode(about))
 
 
 @contextmanager
@@ -151,16 +151,9 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
     """
     began = time.perf_counter()
     env = plan.environment()
-    jobs, done = plan.jobs(env.taskset.ids()), dict[tuple[str, int], Episode]()
-    tried: list[Episode] = []
-    if out is not None:
-        check(out)
-        _claim(out, plan, policy.name)
-        unseal(out)
-        write_reward(env, out)
-        write_provenance(out, policy.name)
-        tried = list(read_episodes(out / "episodes.jsonl")) if (out / "episodes.jsonl").exists() else []
-        done = {(e.task, e.attempt): e for e in tried if e.status == "valid"}
+    jobs = plan.jobs(env.taskset.ids())
+    tried = [] if out is None else _resumed(out, plan, policy.name, env)
+    done = {(e.task, e.attempt): e for e in tried if e.status == "valid"}
     todo = [j for j in jobs if j.key not in done]
 
     def tell(episode: Episode) -> None:
@@ -188,6 +181,17 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
     return result
 
 
+def _resumed(out: Path, plan: Plan, policy: str, env: AgentEnv) -> list[Episode]:
+    """Make a folder this run's, and read what was played there before."""
+    check(out)
+    _claim(out, plan, policy)
+    unseal(out)
+    write_reward(env, out)
+    write_provenance(out, policy)
+    path = out / "episodes.jsonl"
+    return list(read_episodes(path)) if path.exists() else []
+
+
 def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
     """The meter of a run, with what it used before it was interrupted."""
     meter = Meter(bounds)
@@ -197,16 +201,16 @@ def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
     return meter
 
 
-def unpaid(reward: Reward, episodes: Sequence[Episode]) -> list[Episode]:
+def unpaid(reward: Spec, episodes: Sequence[Episode]) -> list[Episode]:
     """The valid episodes whose reward uses a verdict that they lack."""
-    return [e for e in episodes if isinstance(reward, Spec) and e.status == "valid" and lacking(reward, e)]
+    return [e for e in episodes if e.status == "valid" and reward.lacking(e)]
 
 
-def unpaid_notes(reward: Reward, episodes: Sequence[Episode]) -> list[str]:
+def unpaid_notes(reward: Spec, episodes: Sequence[Episode]) -> list[str]:
     """What unpaid episodes lack, and the reason of the first; nothing where there are none."""
-    if not episodes or not isinstance(reward, Spec):
+    if not episodes:
         return []
-    names = sorted({n for e in episodes for n in lacking(reward, e)})
+    names = sorted({n for e in episodes for n in reward.lacking(e)})
     first = episodes[0]
     said = [v.critique for told in (first.late, *(t.late for t in first.turns), *(t.verdicts for t in first.turns)) for n, v in told.items() if n in names]
     why = next((f" ({s})" for s in said if s), "")

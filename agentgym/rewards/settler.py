@@ -15,7 +15,7 @@ from agentgym.core import EpisodeView, Policy
 from agentgym.episode import Episode
 from agentgym.errors import AgentGymError, CapabilityError
 from agentgym.grading import checked
-from agentgym.rewards.spec import Spec, lacking, settle
+from agentgym.rewards.spec import Spec
 from agentgym.rewards.table import Table
 from agentgym.verdict import Verdict
 
@@ -79,7 +79,7 @@ class Settler:
                         turn.late[name] = verdict
         for episode in valid:
             episode.dials = dict(self.dials) if "run" in self.needs else {}
-        for episode, terms in zip(valid, settle(self.spec, valid), strict=True):
+        for episode, terms in zip(valid, self.spec.settle(valid), strict=True):
             episode.terms = terms
 
     async def _ask(self, source: Source, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
@@ -99,7 +99,7 @@ class Settler:
 
     def advance(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Learn from a batch what the run learns (dual ascent, running statistics); return the dials from now on."""
-        table = Table([e for e in episodes if e.status == "valid" and not lacking(self.spec, e)])
+        table = Table([e for e in episodes if e.status == "valid" and not self.spec.lacking(e)])
         if table.episodes:
             for node in self.spec.nodes():
                 self.dials |= node.tune(table, self.dials)

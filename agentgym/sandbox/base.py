@@ -211,12 +211,6 @@ class Sandbox:
         """The files as they are; ends every process first."""
         raise CapabilityError(f"a {self.kind} sandbox cannot be snapshotted")
 
-    def fork(self, n: int) -> list[Sandbox]:
-        """``n`` independent sandboxes with the files as they are; ends every process first."""
-        from agentgym.sandbox.pool import fork  # the pool starts sandboxes; this is the one way back
-
-        return fork(self, n)
-
     def processes(self) -> list[str]:
         """The names of the programs that run in it, the supervisor left out."""
         names = self.exec(

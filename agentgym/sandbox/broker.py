@@ -7,39 +7,19 @@ said to it.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import tempfile
 import threading
 from pathlib import Path
-from typing import ClassVar
 
 import msgspec
-from msgspec import Struct
 
 from agentgym.errors import AgentGymError, SandboxFault, SandboxRefused
-from agentgym.sandbox.base import Image, Resources, Sandbox, Snapshot
-from agentgym.sandbox.docker import ENFORCED, engine, locked
-from agentgym.sandbox.link import Entry, Link, packed
+from agentgym.sandbox.base import Image, Sandbox
+from agentgym.sandbox.brokered import Answer, Wanted, read_line
+from agentgym.sandbox.docker import engine, locked
 from agentgym.sandbox.pool import fresh
-
-VARIABLE = "AGENTGYM_BROKER"
-MOST_REQUEST = 1 << 16
-
-
-class Wanted(Struct, forbid_unknown_fields=True):
-    """All that may be asked for."""
-
-    image: str
-    resources: Resources
-
-
-class Answer(Struct):
-    """``error`` is empty where a sandbox was started."""
-
-    error: str = ""
-    fault: bool = False
 
 
 def allowed(name: str) -> str | None:
@@ -74,7 +54,7 @@ class Broker:
     def _converse(self, conversation: socket.socket) -> None:
         with conversation:
             try:
-                wanted = msgspec.json.decode(_line(conversation), type=Wanted)
+                wanted = msgspec.json.decode(read_line(conversation), type=Wanted)
                 if why := allowed(wanted.image):
                     raise SandboxRefused(why, "")
                 sandbox = fresh(Image(base=wanted.image), wanted.resources, "docker")
@@ -107,16 +87,6 @@ class Broker:
         self.close()
 
 
-def _line(conversation: socket.socket) -> bytes:
-    data = b""
-    while not data.endswith(b"\n"):
-        more = conversation.recv(1)
-        if not more or len(data) > MOST_REQUEST:
-            raise OSError("no request")
-        data += more
-    return data
-
-
 def _carry(conversation: socket.socket, sandbox: Sandbox) -> None:
     """Bytes, both ways, until one side has ended."""
     wire = sandbox._link._wire
@@ -131,57 +101,3 @@ def _carry(conversation: socket.socket, sandbox: Sandbox) -> None:
     threading.Thread(target=outwards, daemon=True).start()
     while data := conversation.recv(1 << 18):
         wire.send(data)
-
-
-class _Socket:
-    """A wire over a connected socket."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-
-    def receive(self, timeout: float) -> bytes:
-        self._socket.settimeout(max(0.001, timeout))
-        return self._socket.recv(1 << 18)
-
-    def send(self, data: bytes) -> None:
-        self._socket.settimeout(60)
-        self._socket.sendall(data)
-
-    def shut(self) -> None:
-        self._socket.close()
-
-
-class Brokered(Sandbox):
-    """A ``docker`` sandbox that a broker started. Layers are written into it; it cannot be snapshotted."""
-
-    kind: ClassVar[str] = "docker"
-
-    @classmethod
-    def enforces(cls) -> frozenset[str]:
-        return ENFORCED
-
-    def __init__(self, image: Image, resources: Resources, snapshot: Snapshot | None = None) -> None:
-        super().__init__(image, resources)
-        self.require(resources)
-        connected = socket.socket(socket.AF_UNIX)
-        try:
-            connected.settimeout(120)
-            connected.connect(os.environ[VARIABLE])
-            connected.sendall(msgspec.json.encode(Wanted(image.base, resources)) + b"\n")
-            answer = msgspec.json.decode(_line(connected), type=Answer)
-        except (OSError, msgspec.MsgspecError) as error:
-            connected.close()
-            raise SandboxFault(f"the broker does not answer: {error}") from None
-        if answer.error:
-            connected.close()
-            raise SandboxFault(answer.error) if answer.fault else SandboxRefused(answer.error, "")
-        self._link = Link(_Socket(connected), lambda: " (behind the broker)")
-        for layer in image.layers:
-            files = {p: Entry("f", 0o755 if os.access(p, os.X_OK) else 0o644, p.read_bytes()) for p in sorted(Path(layer.host).rglob("*")) if p.is_file()}
-            archive = packed((f"{layer.inside}/{p.relative_to(layer.host)}".lstrip("/"), e) for p, e in files.items())
-            if problem := self._link.write("/", archive, layer.inside != "/work"):
-                raise SandboxFault(f"writing {layer.inside}: {problem}")
-
-    def _destroy(self) -> None:
-        if hasattr(self, "_link"):
-            self._link.shut()

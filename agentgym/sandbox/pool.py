@@ -87,7 +87,7 @@ def kind_of(name: str) -> type[Sandbox]:
         UnknownName: no such kind is installed.
     """
     if name == "docker" and "AGENTGYM_BROKER" in os.environ:
-        from agentgym.sandbox.broker import Brokered
+        from agentgym.sandbox.brokered import Brokered
 
         return Brokered
     cls: type[Sandbox] = load("sandboxes", name)

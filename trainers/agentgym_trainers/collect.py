@@ -16,7 +16,6 @@ from agentgym.episode import Episode, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.run import provenance
 from agentgym.registry import make
-from agentgym.rewards.spec import settled
 from agentgym.rollout import Job, Keep, Rollout
 from agentgym_trainers.algorithm import Algorithm, options_of, parts
 from agentgym_trainers.config import TrainConfig
@@ -158,7 +157,7 @@ class Collector:
             if found is not None:
                 made, wrong = found
                 made = msgspec.structs.replace(made, id=f"{bad.id}+{made.id}", group=bad.group)
-                made.terms = settled(self.run.env.reward, [made])[0]
+                made.terms = self.run.env.reward.settle([made])[0]
                 out.append(learned_from(tokenize(made, self.run.renderer, self.demonstrator), wrong))
         return out
 
@@ -214,7 +213,7 @@ class Stored:
             self.groups.setdefault(episode.group or episode.task, []).append(episode)
         for group in self.groups.values():
             if any(e.reward != run.env.reward_name for e in group):
-                for episode, terms in zip(group, settled(run.env.reward, group), strict=True):
+                for episode, terms in zip(group, run.env.reward.settle(group), strict=True):
                     episode.terms = terms
         self.order, self.collector = Shuffle(sorted(self.groups), collector.config.seed), collector
 

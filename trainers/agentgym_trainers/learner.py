@@ -20,12 +20,12 @@ from agentgym_trainers.advantage import ADVANTAGES, streams
 from agentgym_trainers.algorithm import Algorithm, options_of, parts
 from agentgym_trainers.objective import OBJECTIVES
 from agentgym_trainers.paid import Paid, paid, reward_stream, spread
+from agentgym_trainers.pairs import pair_batch
 from agentgym_trainers.regulariser import EntropyBand, Occupancy, charged, corrected, kl_cost, pass_rate, reweighted, weights_of
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.rewrite import retold
 from agentgym_trainers.roles import Critic, Process, Reference, RewardModel, Role
-from agentgym_trainers.sampler import pairs_of
-from agentgym_trainers.streams import Batch, first, make_batch, outside, summed, weigh
+from agentgym_trainers.streams import Batch, make_batch, outside, summed, turn_of, weigh
 from agentgym_trainers.update import Part, gradient, score, update
 
 BAD_STEPS = 3
@@ -180,7 +180,7 @@ class Learner:
             if not ADVANTAGES[a.advantage].values:
                 ledger = charged(ledger, _by_turn(whole, whole.scored["kl_cost"], ledger))
         if a.pairs:
-            return self._pairs(episodes, ledger) or whole.take(torch.zeros(0, dtype=torch.long)), whole
+            return pair_batch(episodes, ledger, a, self.model, self.roles.get("reference"), self.tell) or whole.take(torch.zeros(0, dtype=torch.long)), whole
         advantage_N, return_N = streams(a.advantage, whole, ledger, **options_of(a, self.chosen["advantage"]))
         whole = replace(whole, advantage_N=advantage_N, return_N=return_N)
         whole = whole.having(rate=spread(whole, pass_rate(ledger)[:, None]), reward=reward_stream(whole, ledger))
@@ -188,6 +188,10 @@ class Learner:
             whole = corrected(whole.having(proximal=score(self.model, whole)), a.correction, float(a.options.get("correction_most", 2.0)))
         whole = reweighted(whole, weights_of(a.weights), ledger, pace.version)
         return whole.take(torch.nonzero(self._used(whole))[:, 0]), whole
+
+    def tell(self, episode: Episode, text: str) -> Episode:
+        """An episode again, as if its prompt had held ``text`` too."""
+        return retold(episode, self.renderer, [t.spec for t in self.env.tools.values()], text)
 
     def _used(self, batch: Batch) -> Tensor:
         """The tokens of episodes that move anything; groups whose advantages are all 0 need no forward."""
@@ -223,83 +227,6 @@ class Learner:
         row["chi2"] = self.occupancy.divergence(anchors)
         return charged(ledger, self.occupancy.cost(anchors, ledger.turn_BT.shape[1], self.algorithm.occupancy))
 
-    # Pairs
-
-    def _pairs(self, episodes: list[Episode], ledger: Paid) -> Batch | None:
-        """A batch of pairs: preferred and other, one after the other."""
-        a, by_id = self.algorithm, {id(e): i for i, e in enumerate(episodes)}
-        grouped: dict[int, list[Episode]] = {}
-        for episode, g in zip(episodes, ledger.group_B, strict=True):
-            grouped.setdefault(int(g), []).append(episode)
-        found = [p for group in grouped.values() for p in pairs_of(group, a.pairs, float(a.options.get("gap", 1e-9)))]
-        if not found:
-            return None
-        flat = [e for pair in found for e in pair]
-        returns = [float(ledger.total_B[by_id[id(e)]]) for e in flat]
-        if a.condition:
-            flat, returns = self._conditioned(found, returns)
-        batch = make_batch(flat, [1.0 if i % 2 == 0 else -1.0 for i in range(len(flat))], "pair", pairs=[i // 2 for i in range(len(flat))])
-        batch = replace(batch, return_N=torch.tensor(returns)[batch.episode_N])
-        if "reference" in self.roles:
-            batch = batch.having(reference=self.roles["reference"].score(batch))
-        if a.guide:
-            batch = batch.having(guide=self._guide(batch, flat))
-        if a.confidence:
-            batch = batch.having(confidence=self._confidence(batch))
-        weights = weights_of(a.weights)
-        return reweighted(batch, weights, Paid.of(np.array(returns), np.arange(len(flat))), 0) if weights.margin else batch
-
-    def _conditioned(self, pairs: list[tuple[Episode, Episode]], returns: list[float]) -> tuple[list[Episode], list[float]]:
-        """Each pair twice: under the better score the better one is preferred, under the worse score the worse one."""
-        tools, flat, values = [t.spec for t in self.env.tools.values()], [], []
-        for k, (good, bad) in enumerate(pairs):
-            for first_, other in (((good, returns[2 * k]), (bad, returns[2 * k + 1])), ((bad, returns[2 * k + 1]), (good, returns[2 * k]))):
-                for episode, value in (first_, other):
-                    flat.append(retold(episode, self.renderer, tools, score_text(first_[1])))
-                    values.append(value)
-        return flat, values
-
-    def _guide(self, batch: Batch, episodes: list[Episode]) -> Tensor:
-        """Weights of a pair's tokens, 1 on average over each episode's sampled tokens, 0 on observations.
-
-        ``reference``: more where the reference was unsure. ``implicit``: more where the policy has moved from it. ``contrast``: by how much
-        more likely a token is told to do well than told to fail. Sources: "SparsePO: Controlling Preference Alignment of LLMs via Sparse Token
-        Masks", "TGDPO: Harnessing Token-Level Reward Guidance for Enhancing Direct Preference Optimization", "T-REG: Preference Optimization
-        with Token-Level Reward Regularization". The functions are ours.
-        """
-        kind, reference_N = self.algorithm.guide, batch.scored["reference"]
-        if kind == "reference":
-            raw_N = 1 - torch.exp(reference_N)
-        elif kind == "implicit":
-            raw_N = torch.sigmoid((score(self.model, batch) - reference_N) * torch.where(batch.advantage_N > 0, 1.0, -1.0))
-        else:
-            raw_N = torch.sigmoid(self._contrast(episodes) * torch.where(batch.advantage_N > 0, 1.0, -1.0))
-        return normalised_guide(raw_N, batch)
-
-    def _contrast(self, episodes: list[Episode]) -> Tensor:
-        """log p of each sampled token told to do well, minus told to fail, in the order of the batch's tokens."""
-        tools, found = [t.spec for t in self.env.tools.values()], []
-        for text in (score_text(1.0), score_text(0.0)):
-            again = make_batch([retold(e, self.renderer, tools, text) for e in episodes], [0.0] * len(episodes))
-            found.append(score(self.model, again)[again.mask_N > 0])
-        plain = make_batch(episodes, [0.0] * len(episodes))
-        return torch.zeros(len(plain)).masked_scatter(plain.mask_N > 0, found[0] - found[1])
-
-    def _confidence(self, batch: Batch) -> Tensor:
-        """How sure each pair is, from the policy's own implicit reward (log π − log reference), in [0, 1].
-
-        ``ranking``: the share of its group's pairs that the implicit reward orders alike; ``agreement``: 1 if it orders this pair alike, else 0;
-        a tie agrees. Sources: "CREAM: Consistency Regularized Self-Rewarding Language Models", "Self-Consistency of the Internal Reward Models
-        Improves Self-Rewarding Language Models".
-        """
-        implicit_N = (score(self.model, batch) - batch.scored["reference"]) * batch.mask_N
-        gap_N = summed(torch.where(batch.advantage_N > 0, 1.0, -1.0) * implicit_N, batch.pair_N)
-        agrees_N = (gap_N >= -1e-6).float()
-        if self.algorithm.confidence == "agreement":
-            return agrees_N
-        once_N = first(batch.pair_N)
-        return summed(agrees_N * once_N, batch.group_N) / summed(once_N, batch.group_N).clamp(min=1)
-
     # What a checkpoint keeps
 
     def state(self) -> dict[str, Any]:
@@ -320,11 +247,6 @@ class Learner:
             self.occupancy.base.update(state["base"])
 
 
-def score_text(value: float) -> str:
-    """How a score is told in a prompt."""
-    return f"Quality: {round(10 * min(1.0, max(0.0, value)))} of 10."
-
-
 def moved_mix(mix: float, rate: float, ahead: Tensor, explore: Tensor, imitate: Tensor) -> float:
     """The share of imitation after one step of its controller, in [0, 1]: up if imitation's gradient serves the return better than exploring's."""
 
@@ -335,16 +257,8 @@ def moved_mix(mix: float, rate: float, ahead: Tensor, explore: Tensor, imitate: 
     return min(1.0, max(0.0, mix + rate * (agrees(imitate) - agrees(explore))))
 
 
-def normalised_guide(raw_N: Tensor, batch: Batch) -> Tensor:
-    """Weights with mean 1 over the sampled tokens of each episode, and 0 elsewhere."""
-    raw_N = raw_N.clamp(min=1e-6) * batch.mask_N
-    return raw_N * summed(batch.mask_N, batch.episode_N) / summed(raw_N, batch.episode_N).clamp(min=1e-9)
-
-
 def _by_turn(batch: Batch, x_N: Tensor, ledger: Paid) -> Any:
     """``[B, T]``: the sum of a stream over each turn's tokens."""
-    from agentgym_trainers.streams import turn_of
-
     out_BT = np.zeros(ledger.turn_BT.shape)
     np.add.at(out_BT, (batch.episode_N.numpy(), turn_of(batch).numpy()), x_N.double().numpy())
     return out_BT

@@ -211,19 +211,8 @@ def preference(
     Policy Optimization: Aligning LLMs with General Preferences via No-Regret Learning" (squared, mix), "Self-supervised Preference
     Optimization: Enhance Your Language Model with Preference Degree Awareness" (degree).
     """
-    mask_N = batch.mask_N.to(now.logp_N.dtype)
-    base_N = torch.zeros_like(mask_N)
-    if against == "behaviour":
-        base_N = batch.behaviour_logp_N.to(base_N)
-    elif against == "reference":
-        base_N = (1 - mix) * batch.scored["reference"].to(base_N) + mix * batch.behaviour_logp_N
-    told_N = (now.logp_N - base_N) * mask_N * batch.scored.get("guide", mask_N)
-    if discount != 1.0:
-        told_N = told_N * discount ** turn_of(batch)
-    if length == "mean":
-        told_N = told_N / summed(mask_N, batch.episode_N).clamp(min=1)
     sign_N = torch.where(batch.advantage_N > 0, 1.0, -1.0)
-    d_N = summed(sign_N * told_N, batch.pair_N)
+    d_N = summed(sign_N * _implicit(now, batch, length, against, mix, discount), batch.pair_N)
     gap_N = _gap(batch, sign_N)
     logistic = torch.nn.functional.softplus
     losses = {
@@ -235,7 +224,21 @@ def preference(
     loss_N = losses[link]()
     if degree:
         loss_N = loss_N + degree * (torch.sigmoid(beta * d_N) - torch.sigmoid(gap_N)) ** 2
-    return loss_N * batch.scored.get("confidence", torch.ones_like(mask_N))
+    return loss_N * batch.scored.get("confidence", torch.ones_like(loss_N))
+
+
+def _implicit(now: Scores, batch: Batch, length: str, against: str, mix: float, discount: float) -> Tensor:
+    """``[N]``: what each sampled token adds to its episode's implicit reward."""
+    mask_N = batch.mask_N.to(now.logp_N.dtype)
+    base_N = torch.zeros_like(mask_N)
+    if against == "behaviour":
+        base_N = batch.behaviour_logp_N.to(base_N)
+    elif against == "reference":
+        base_N = (1 - mix) * batch.scored["reference"].to(base_N) + mix * batch.behaviour_logp_N
+    told_N = (now.logp_N - base_N) * mask_N * batch.scored.get("guide", mask_N)
+    if discount != 1.0:
+        told_N = told_N * discount ** turn_of(batch)
+    return told_N / summed(mask_N, batch.episode_N).clamp(min=1) if length == "mean" else told_N
 
 
 def _gap(batch: Batch, sign_N: Tensor) -> Tensor:

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agentgym.core import Reward
 from agentgym.episode import Episode, Turn
 from agentgym.rewards.groups import Floats, Ints
-from agentgym.rewards.spec import Spec, lacking
+from agentgym.rewards.spec import Spec
 from agentgym_trainers.streams import Batch, turn_of, valid
 
 Decode = Callable[[Sequence[int]], str]
@@ -80,7 +79,7 @@ class Paid:
         return Paid(rewards_B, np.zeros((b, 1)), group_B, np.arange(b)[:, None], np.ones((b, 1)), {"reward": rewards_B})
 
 
-def paid(episodes: Sequence[Episode], reward: Reward | None = None, decode: Decode | None = None) -> Paid:
+def paid(episodes: Sequence[Episode], reward: Spec | None = None, decode: Decode | None = None) -> Paid:
     """Read the terms of episodes. One that is invalid, has no tokens, or whose reward lacks a verdict that it uses, gets NaN.
 
     ``decode`` turns ids into text, to find the tokens of a span of characters; without it, such a term belongs to its turn.
@@ -107,7 +106,7 @@ def paid(episodes: Sequence[Episode], reward: Reward | None = None, decode: Deco
                 spans.append(Span(i, place.turn, *found, term.value))
             else:
                 turn_BT[i, place.turn] += term.value
-        if not valid(episode) or (isinstance(reward, Spec) and lacking(reward, episode)) or not math.isfinite(episode.total):
+        if not valid(episode) or (reward is not None and reward.lacking(episode)) or not math.isfinite(episode.total):
             whole_B[i] = np.nan
     group_B = np.array([groups.setdefault(e.group or e.id, len(groups)) for e in episodes], dtype=np.int64)
     return Paid(whole_B, turn_BT, group_B, anchor_BT, seconds_BT, source_B, spans)

@@ -6,11 +6,7 @@ that image (kind ``docker``; the repository is expected in ``/testbed``). Withou
 
 from __future__ import annotations
 
-import io
 import re
-import subprocess
-import tarfile
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,10 +16,11 @@ import msgspec
 from agentgym_verifiers.rules.unit_tests import Bench
 from msgspec import Struct
 
-from agentgym.core import Capabilities, Limits, Scene, Task, Verifier
-from agentgym.errors import MissingExtra, SandboxFault, UnknownName, UsageError
-from agentgym.sandbox import WORK, Image, Resources, Sandbox, start
+from agentgym.core import Capabilities, Limits, Scene, Task, TaskSet, Verifier
+from agentgym.errors import MissingExtra, SandboxFault, UsageError
+from agentgym.sandbox import WORK, Image, Resources, start
 from agentgym_swe import BENCH
+from agentgym_swe.history import cut_history, patched, paths_of, tree_at
 from agentgym_swe.libraries import FETCH, SITE, home, image
 from agentgym_swe.repo import RepoEnv, verifiers
 
@@ -31,20 +28,6 @@ TESTBED = "/testbed"
 MOST_INSTRUCTION = 100_000
 MOST_BYTES = 1 << 28
 PYTHONS = ("/opt/miniconda3/envs/testbed/bin/python", "/usr/local/bin/python3", "/usr/bin/python3")
-IDENTITY = {"GIT_AUTHOR_DATE": "2020-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2020-01-01T00:00:00Z"}
-GIT = [
-    "git",
-    "-c",
-    "user.name=agentgym",
-    "-c",
-    "user.email=agentgym@localhost",
-    "-c",
-    "init.defaultBranch=main",
-    "-c",
-    "gc.auto=0",
-    "-c",
-    "commit.gpgsign=false",
-]
 
 
 class Row(Struct, kw_only=True):
@@ -115,102 +98,28 @@ def _records(path: Path) -> Sequence[Any]:
         raise UsageError(f"cannot read the rows in {path}: {error}") from None
 
 
-def paths_of(patch: str) -> list[str]:
-    """The paths that a git patch touches."""
-    found = re.findall(r"^(?:---|\+\+\+) (?:[ab]/)?([^\t\n]+)", patch, re.MULTILINE)
-    return list(dict.fromkeys(p for p in found if p != "/dev/null"))
-
-
-class BenchTasks:
+def tasks_of(rows: str, mirror: str) -> TaskSet:
     """The rows of a file as tasks."""
+    path = Path(rows)
+    if not path.is_file():
+        raise UsageError(f"there is no file {rows}")
+    found = read_rows(rows, path.stat().st_mtime)
 
-    def __init__(self, rows: str, mirror: str) -> None:
-        self._path, self._mirror = Path(rows), mirror
-        if not self._path.is_file():
-            raise UsageError(f"there is no file {rows}")
-        self._rows = read_rows(rows, self._path.stat().st_mtime)
-        self._ids = list(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> Task:
-        return self.get(self._ids[index])
-
-    def ids(self) -> Sequence[str]:
-        """The instance ids."""
-        return self._ids
-
-    def get(self, task_id: str) -> Task:
-        """One row."""
-        if task_id not in self._rows:
-            raise UnknownName("row", task_id, self._ids)
-        row = msgspec.convert(self._rows[task_id], Row)
-        gold = paths_of(row.patch)
+    def make(task_id: str) -> Task:
+        row = msgspec.convert(found[task_id], Row)
         data = {
-            "row": msgspec.to_builtins(row), "mirror": self._mirror, "gold_files": gold, "passing_at_start": 1.0,
+            "row": msgspec.to_builtins(row), "mirror": mirror, "gold_files": paths_of(row.patch), "passing_at_start": 1.0,
             "fail_to_pass": ids_of(row.fail_to_pass), "pass_to_pass": ids_of(row.pass_to_pass),
         }  # fmt: skip
         text = f"The folder /work holds a repository. Mend this; then submit.\n\n{row.problem_statement}"
         return Task(row.instance_id, text, "test", data, Limits(max_turns=60), row.repo)
 
+    return TaskSet(found, make)
+
 
 def row_of(task: Task) -> Row:
     """The row behind a task."""
     return msgspec.convert(task.data["row"], Row)
-
-
-def _git(*arguments: str, cwd: Path | None = None, data: bytes | None = None) -> bytes:
-    done = subprocess.run(
-        [*GIT, *arguments], cwd=cwd, input=data, capture_output=True, env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent", **IDENTITY}
-    )
-    if done.returncode:
-        raise SandboxFault(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()[-300:]}")
-    return done.stdout
-
-
-def mirror_of(folder: str, repo: str) -> Path:
-    """The bundle, bare mirror or clone of a repository in a folder.
-
-    Raises:
-        MissingExtra: there is none; the line that makes one.
-    """
-    name = repo.replace("/", "__")
-    for candidate in (f"{name}.bundle", f"{name}.git", name):
-        if (found := Path(folder, candidate)).exists():
-            return found
-    raise MissingExtra(f"a mirror of {repo} in {folder}", f"git clone --mirror REPOSITORY {folder}/{name}.git")
-
-
-@lru_cache(64)
-def tree_at(folder: str, repo: str, commit: str) -> Mapping[str, bytes]:
-    """The files of a repository at a commit, by path; no links, no history."""
-    source = mirror_of(folder, repo)
-    with tempfile.TemporaryDirectory() as scratch:
-        if source.suffix == ".bundle":
-            _git("clone", "-q", "--bare", str(source.resolve()), f"{scratch}/bare")
-            source = Path(scratch, "bare")
-        archive = _git("archive", "--format=tar", commit, cwd=source)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        return {m.name: tar.extractfile(m).read() for m in tar if m.isreg()}  # type: ignore[union-attr]  # regular members have a file
-
-
-@lru_cache(64)
-def patched(patch: str, paths: tuple[tuple[str, bytes], ...]) -> Mapping[str, bytes | None]:
-    """What a git patch makes of some files; None for those it removes.
-
-    Raises:
-        SandboxFault: it does not apply.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for path, data in paths:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(data)
-        if patch.strip():
-            _git("init", "-q", cwd=root)
-            _git("apply", "--whitespace=nowarn", "-", cwd=root, data=patch.encode() + (b"" if patch.endswith("\n") else b"\n"))
-        return {p: (root / p).read_bytes() if (root / p).is_file() else None for p in paths_of(patch)}
 
 
 @lru_cache(64)
@@ -265,37 +174,13 @@ def _python(where: str) -> str:
     return found[0]
 
 
-def cut_history(sandbox: Sandbox) -> None:
-    """Make the tree a repository of one commit, and prove that it holds no other.
-
-    Raises:
-        SandboxFault: something else can be reached in it.
-    """
-    commands = [
-        "rm -rf .git",
-        "git init -q -b main . && git config user.name agent && git config user.email agent@localhost && git config gc.auto 0",
-        "git add -A && git commit -q --allow-empty -m start && rm -rf .git/logs .git/hooks .git/COMMIT_EDITMSG .git/ORIG_HEAD",
-    ]
-    for command in commands:
-        done = sandbox.exec(command, env=IDENTITY, timeout=120)
-        if done.code:
-            raise SandboxFault(f"cutting the history: {done.output[-300:]}")
-    proof = sandbox.exec(
-        "git rev-list --all --count; git for-each-ref | wc -l; git stash list | wc -l; git reflog --all 2>/dev/null | wc -l; git remote | wc -l; "
-        "git tag | wc -l; "
-        "git fsck --lost-found --no-progress 2>&1 | wc -l; git cat-file --batch-all-objects --batch-check='%(objecttype)' | grep -c commit",
-        timeout=120,
-    )
-    if proof.output.split() != ["1", "1", "0", "0", "0", "0", "0", "1"]:
-        raise SandboxFault(f"the history could not be cut: {proof.output!r}")
-
-
 class BenchEnv(RepoEnv):
     """Rows of a file. Options: ``rows`` and ``mirror`` as above, ``sandbox``: ``bwrap``, ``docker``, ``runsc``."""
 
     id = "swe/bench-v0"
     capabilities: ClassVar[Capabilities] = BENCH.capabilities
     verifiers: ClassVar[Mapping[str, Verifier]] = verifiers("agentgym_swe.bench:bench")
+    splits = ("test",)
 
     def __init__(self, *, rows: str = "", mirror: str = "", **base: Any) -> None:
         sample = home() / "sample"
@@ -304,11 +189,9 @@ class BenchEnv(RepoEnv):
             raise MissingExtra("the sample rows of swe/bench", FETCH)
         super().__init__(**base)
 
-    def tasks(self, split: str) -> BenchTasks:
+    def tasks(self, split: str) -> TaskSet:
         """The rows."""
-        if split != "test":
-            raise UnknownName("split", split, ["test"])
-        return BenchTasks(self._rows, self._mirror)
+        return tasks_of(self._rows, self._mirror)
 
     def _begin(self, task: Task) -> Scene:
         if row_of(task).where and self.kind == "bwrap":

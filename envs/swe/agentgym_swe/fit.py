@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
-from agentgym_verifiers.rules.unit_tests import PATCH, Bench, played_in, read_patch
+from agentgym_verifiers.rules import WellFormed
+from agentgym_verifiers.rules.patch import PATCH, read_patch
+from agentgym_verifiers.rules.unit_tests import Bench, played_in
 from msgspec import Meta, Struct
 
-from agentgym.core import Capabilities, EpisodeView, Limits, Reward, Task, Verdict, Verifier
-from agentgym.errors import MissingExtra, SandboxFault, UnknownName
+from agentgym.core import Capabilities, EpisodeView, Limits, Task, TaskSet, Verdict, Verifier
+from agentgym.errors import MissingExtra, SandboxFault
 from agentgym.messages import Tool, tool
-from agentgym.rewards import delta, gate, late, outcome, potential, step
+from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym.sandbox import WORK, Entry, Image, Resources, Sandbox, start
 from agentgym_swe import FIT
 from agentgym_swe.libraries import FITTING, SITE, image
 from agentgym_swe.repo import RepoEnv
 from agentgym_swe.tables import FAMILIES, GOOD, STARTS, csv, score, script, table
-from agentgym_swe.verify import Broken, Completion, Form, Modification, Share
+from agentgym_swe.verify import Broken, Completion, Modification, Share
 from agentgym_swe.workspace import TOOLS, Workspace, told
 
 SCRIPT = "train.py"
@@ -36,30 +38,10 @@ MOST_PREDICTIONS = 1 << 20
 RESOURCES = Resources(seconds=BUDGET_S)
 
 
-class FitTasks:
+@cache
+def tasks_of(split: str) -> TaskSet:
     """Families of tables × kinds of scripts × the seeds of one split."""
-
-    def __init__(self, split: str) -> None:
-        if split not in SEEDS:
-            raise UnknownName("split", split, SEEDS)
-        self._split = split
-        self._ids = [f"{f}-{k}-{s}" for s in SEEDS[split] for f in FAMILIES for k in STARTS]
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> Task:
-        return task_of(self._ids[index], self._split)
-
-    def ids(self) -> Sequence[str]:
-        """Their ids."""
-        return self._ids
-
-    def get(self, task_id: str) -> Task:
-        """One task."""
-        if task_id not in self._ids:
-            raise UnknownName(f"task of {self._split}", task_id, self._ids)
-        return task_of(task_id, self._split)
+    return TaskSet([f"{f}-{k}-{s}" for s in SEEDS[split] for f in FAMILIES for k in STARTS], partial(task_of, split=split))
 
 
 @cache
@@ -195,18 +177,15 @@ class FitEnv(RepoEnv):
     workspace_class = FitWorkspace
     tools: Mapping[str, Tool] = {**{n: t for n, t in TOOLS.items() if n not in ("run_tests", "submit")}, "run_script": run_script, "submit": TOOLS["submit"]}
     verifiers: ClassVar[Mapping[str, Verifier]] = {
-        "form": Form(), "edited": Share("changed"), "broken": Broken(), "milestones": Milestones(), "completion": Completion(),
+        "form": WellFormed(), "edited": Share("changed"), "broken": Broken(), "milestones": Milestones(), "completion": Completion(),
         "modification": Modification("agentgym_swe.fit:bench"), "score": Score(),
     }  # fmt: skip
-    rewards: ClassVar[Mapping[str, Reward]] = {
-        "outcome": outcome("score"), "stepwise": outcome("score") + STEPS, "gated": outcome("score") + gate(STEPS, by=outcome("score")),
-        "potential": outcome("score") + potential(step("milestones")), "intrinsic": outcome("score") + 0.05 * late("novelty"),
-    }  # fmt: skip
+    rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("score"), STEPS, step("milestones"))
     test_tool = "run_script"
 
-    def tasks(self, split: str) -> FitTasks:
+    def tasks(self, split: str) -> TaskSet:
         """The tasks of a split."""
-        return FitTasks(split)
+        return tasks_of(split)
 
     def resources(self) -> Resources:
         """What a sandbox of these tasks must enforce."""

@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from agentgym_verifiers.rules.unit_tests import Bench, parse
 
-from agentgym.core import Capabilities, Limits, Task, Verifier
-from agentgym.errors import UnknownName
+from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym_swe import MEND
 from agentgym_swe.libraries import image, libraries, tree
 from agentgym_swe.mutate import apply
@@ -18,31 +17,11 @@ from agentgym_swe.repo import RepoEnv, verifiers
 from agentgym_swe.workshop import PYTHON, Row, baselines, function_of, rows, shown, test_files
 
 
-class MendTasks:
-    """The validated tasks of one split."""
-
-    def __init__(self, split: str) -> None:
-        if split not in MEND.splits:
-            raise UnknownName("split", split, MEND.splits)
-        self._split = split
-        found = [row.id for row in rows().values() if row.split == split]
-        self._ids = sorted(found, key=lambda i: (i.rpartition("-")[2], i))
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> Task:
-        return task_of(self._ids[index])
-
-    def ids(self) -> Sequence[str]:
-        """Their ids, the libraries in turn, so that the first few are of all of them."""
-        return self._ids
-
-    def get(self, task_id: str) -> Task:
-        """One task."""
-        if task_id not in self._ids:
-            raise UnknownName(f"task of {self._split}", task_id, self._ids)
-        return task_of(task_id)
+@cache
+def tasks_of(split: str) -> TaskSet:
+    """The validated tasks of one split, the libraries in turn, so that the first few are of all of them."""
+    found = [row.id for row in rows().values() if row.split == split]
+    return TaskSet(sorted(found, key=lambda i: (i.rpartition("-")[2], i)), task_of)
 
 
 @lru_cache(4096)
@@ -135,9 +114,9 @@ class MendEnv(RepoEnv):
     capabilities: ClassVar[Capabilities] = MEND.capabilities
     verifiers: ClassVar[Mapping[str, Verifier]] = verifiers("agentgym_swe.mend:bench")
 
-    def tasks(self, split: str) -> MendTasks:
+    def tasks(self, split: str) -> TaskSet:
         """The validated tasks of a split."""
-        return MendTasks(split)
+        return tasks_of(split)
 
     def bench(self, task: Task) -> Bench:
         """What the hidden tests of a task need."""

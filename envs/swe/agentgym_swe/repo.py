@@ -8,32 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
-from agentgym_verifiers.rules.unit_tests import PATCH, Bench, UnitTests, patch_of
+from agentgym_verifiers.rules import WellFormed
+from agentgym_verifiers.rules.patch import PATCH, patch_of
+from agentgym_verifiers.rules.unit_tests import Bench, UnitTests
 
-from agentgym.core import Action, AgentEnv, Message, Reward, Scene, StopReason, Task, Verifier
-from agentgym.errors import ToolError
-from agentgym.messages import Tool, call, find_tool, tool_message
-from agentgym.rewards import delta, gate, late, outcome, potential, step
-from agentgym.rewards.spec import Spec
+from agentgym.core import Action, AgentEnv, Message, Scene, StopReason, Task, Verifier
+from agentgym.messages import Tool, answer, call
+from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym.sandbox import Resources, Snapshot, choose, restore, start
-from agentgym_swe.verify import Broken, Completion, Form, Modification, Progress, Share, VisibleTests
+from agentgym_swe.verify import Broken, Completion, Modification, Progress, Share, VisibleTests
 from agentgym_swe.workspace import IGNORED, TOOLS, Workspace
 
 SYSTEM = "You are a programmer. You work in a sandbox through tools; the repository is in /work. Hand in with submit."
 STEPS = 0.02 * step("form") + 0.1 * delta(step("located")) + 0.1 * delta(step("edited")) + -0.1 * delta(step("broken")) + 0.2 * delta(step("tests"))
-REWARDS: Mapping[str, Spec] = {
-    "outcome": outcome("resolved"),
-    "stepwise": outcome("resolved") + STEPS,
-    "gated": outcome("resolved") + gate(STEPS, by=outcome("resolved")),
-    "potential": outcome("resolved") + potential(step("progress")),
-    "intrinsic": outcome("resolved") + 0.05 * late("novelty"),
-}
 
 
 def verifiers(bench: str) -> dict[str, Verifier]:
     """The verifiers of a repository environment, given the function (``module:name``) that makes a task's bench."""
     return {
-        "form": Form(), "located": Share("seen"), "edited": Share("changed"), "broken": Broken(), "tests": VisibleTests(), "progress": Progress(),
+        "form": WellFormed(), "located": Share("seen"), "edited": Share("changed"), "broken": Broken(), "tests": VisibleTests(), "progress": Progress(),
         "completion": Completion(), "modification": Modification(bench), "resolved": UnitTests(bench=bench),
     }  # fmt: skip
 
@@ -45,7 +38,7 @@ class RepoEnv(AgentEnv):
     """
 
     tools: Mapping[str, Tool] = TOOLS
-    rewards: ClassVar[Mapping[str, Reward]] = REWARDS
+    rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("resolved"), STEPS, step("progress"))
     workspace_class: ClassVar[type[Workspace]] = Workspace
     test_tool: ClassVar[str] = "run_tests"
 
@@ -95,23 +88,8 @@ class RepoEnv(AgentEnv):
         return self._scene([{"role": "system", "content": SYSTEM}, {"role": "user", "content": task.instruction}])
 
     def _advance(self, action: Action) -> Scene:
-        if not action.calls:
-            return self._scene([{"role": "user", "content": "error: there is no tool call; hand in with submit"}], malformed=True)
-        turn, messages, states = len(self.episode.turns) - 1, list[Message](), []
-        for i, each in enumerate(action.calls):
-            text, state = "error: the episode has ended", "after the end"
-            if not self.workspace.submitted:
-                text, state = self._call(each.name, each.arguments)
-            messages.append(tool_message(turn, i, each.name[:80], text))
-            states.append(state)
-        end = StopReason.SUBMITTED if self.workspace.submitted else None
-        return self._scene(messages, states, end=end, malformed="malformed" in states)
-
-    def _call(self, name: str, arguments: dict[str, Any]) -> tuple[str, str]:
-        try:
-            return find_tool(self.tools, name).run(self.workspace, arguments), "ok"
-        except ToolError as error:
-            return f"error: {error}", "malformed" if error.malformed else "refused"
+        done = answer(self.tools, self.workspace, action, len(self.episode.turns) - 1, lambda: self.workspace.submitted, hint="hand in with submit")
+        return self._scene(done.messages, done.states, end=StopReason.SUBMITTED if self.workspace.submitted else None, malformed=done.malformed)
 
     def _scene(self, messages: list[Message], states: Sequence[str] = (), **more: Any) -> Scene:
         workspace = self.workspace

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from agentgym_swe.bench import _git
+from agentgym_swe.history import git
 from agentgym_swe.libraries import home, tree
 from agentgym_swe.mend import broken_tree, without
 from agentgym_swe.workshop import baselines, function_of, rows
@@ -42,18 +42,18 @@ def make_sample() -> Path:
                 "PASS_TO_PASS": msgspec.json.encode([i for i in base.passing if i not in failing and function_of(i) not in hidden]).decode(),
                 "problem_statement": row.instruction, "version": "1",
             })  # fmt: skip
-            _git("bundle", "create", "-q", str(fresh / f"sample__{name}.bundle"), "main", cwd=Path(folder))
+            git("bundle", "create", "-q", str(fresh / f"sample__{name}.bundle"), "main", cwd=Path(folder))
     (fresh / "rows.jsonl").write_bytes(b"".join(msgspec.json.encode(x) + b"\n" for x in lines))
     fresh.rename(target)
     return target
 
 
 def _diff(folder: str, commits: list[str], paths: list[str]) -> str:
-    return _git("diff", "--no-color", *commits, "--", *paths, cwd=Path(folder)).decode()
+    return git("diff", "--no-color", *commits, "--", *paths, cwd=Path(folder)).decode()
 
 
 def _history(folder: Path, trees: list[dict[str, bytes]]) -> list[str]:
-    _git("init", "-q", cwd=folder)
+    git("init", "-q", cwd=folder)
     commits = []
     for number, files in enumerate(trees):
         for path in [p for p in folder.rglob("*") if p.is_file() and ".git" not in p.relative_to(folder).parts]:
@@ -61,7 +61,7 @@ def _history(folder: Path, trees: list[dict[str, bytes]]) -> list[str]:
         for name, data in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
-        _git("add", "-A", "-f", cwd=folder)
-        _git("commit", "-q", "-m", f"version {number + 1}", cwd=folder)
-        commits.append(_git("rev-parse", "HEAD", cwd=folder).decode().strip())
+        git("add", "-A", "-f", cwd=folder)
+        git("commit", "-q", "-m", f"version {number + 1}", cwd=folder)
+        commits.append(git("rev-parse", "HEAD", cwd=folder).decode().strip())
     return commits

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from agentgym_verifiers.rules.unit_tests import PATCH, PLANTED, bench_of, read_patch
+from agentgym_verifiers.rules.patch import PATCH, read_patch
+from agentgym_verifiers.rules.unit_tests import bench_of
 from msgspec import Struct
 
 from agentgym.core import EpisodeView, StopReason, Verdict
-
-
-class Form(Struct, frozen=True):
-    """A step verdict: the share of the last turn's calls that were well-formed; 0 without one."""
-
-    level: ClassVar[Literal["step"]] = "step"
-
-    def __call__(self, view: EpisodeView) -> Verdict:
-        states = view.episode.turns[-1].facts.get("calls")
-        if not isinstance(states, list) or not states:
-            return Verdict.scored(0.0)
-        return Verdict.scored(sum(s != "malformed" for s in states) / len(states))
 
 
 class Share(Struct, frozen=True):
@@ -81,5 +70,5 @@ class Modification(Struct, frozen=True):
 
     def __call__(self, view: EpisodeView) -> Verdict:
         bench, patch = bench_of(self.bench, view.task), read_patch(view.artefacts[PATCH])
-        counted = [p for p in patch if p not in bench.tests and not PLANTED.search(p) and any(p.startswith(s) for s in bench.sources)]
+        counted = list(filter(bench.may_change, patch))
         return Verdict.scored(float(bool(counted)), files=counted[:10])

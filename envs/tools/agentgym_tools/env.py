@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
+from agentgym_verifiers.rules import WellFormed
 
-from agentgym.core import Action, AgentEnv, Capabilities, Message, Reward, Scene, StopReason, Task, Verifier
-from agentgym.errors import ToolError
-from agentgym.messages import Tool, find_tool, print_action, tool_message
-from agentgym.rewards import delta, gate, late, outcome, potential, step
+from agentgym.core import Action, AgentEnv, Capabilities, Message, Scene, StopReason, Task, TaskSet, Verifier
+from agentgym.messages import Tool, answer, print_action
+from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym_tools.desk import Desk
-from agentgym_tools.tasks import DeskTasks, plan_of, world_of
+from agentgym_tools.tasks import SPLITS, plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
 from agentgym_tools.verify import Call, Progress, TaskDone, still_to_do
 
@@ -30,20 +30,15 @@ class DeskEnv(AgentEnv):
     capabilities = Capabilities(snapshot=True)
     tools: Mapping[str, Tool] = TOOLS
     verifiers: ClassVar[Mapping[str, Verifier]] = {
-        "form": Call("form"),
+        "form": WellFormed(),
         "tool": Call("tool"),
         "names": Call("names"),
         "values": Call("values"),
         "progress": Progress(),
         "task": TaskDone(),
     }
-    rewards: ClassVar[Mapping[str, Reward]] = {
-        "outcome": outcome("task"),
-        "stepwise": outcome("task") + _steps,
-        "gated": outcome("task") + gate(_steps, by=outcome("task")),
-        "potential": outcome("task") + potential(step("progress")),
-        "intrinsic": outcome("task") + 0.05 * late("novelty"),
-    }
+    rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("task"), _steps, step("progress"))
+    splits = SPLITS
 
     def __init__(self, *, templates: str | Iterable[str] = (), levels: int | Iterable[int] = (), **base: Any) -> None:
         self._templates = (templates,) if isinstance(templates, str) else tuple(templates)
@@ -51,9 +46,9 @@ class DeskEnv(AgentEnv):
         self._desk: Desk | None = None
         super().__init__(**base)
 
-    def tasks(self, split: str) -> DeskTasks:
+    def tasks(self, split: str) -> TaskSet:
         """The tasks of a split, of the chosen templates and levels."""
-        return DeskTasks(split, self._templates, self._levels)
+        return tasks_of(split, self._templates, self._levels)
 
     @property
     def desk(self) -> Desk:
@@ -76,26 +71,12 @@ class DeskEnv(AgentEnv):
         return self._scene_of([{"role": "system", "content": SYSTEM}, {"role": "user", "content": task.instruction}])
 
     def _advance(self, action: Action) -> Scene:
-        if not action.calls:
-            said = "error: there is no tool call; end with finish, answer or refuse"
-            return self._scene_of([{"role": "user", "content": said}], malformed=True)
         self.desk.writes = []
-        turn, messages, states = len(self.episode.turns) - 1, list[Message](), []
-        for i, call in enumerate(action.calls):
-            text, state = "error: the episode has ended", "after the end"
-            if self.desk.ending is None:
-                text, state = self._call(call.name, call.arguments)
-            messages.append(tool_message(turn, i, call.name[:80], text))
-            states.append(state)
-        facts = {"calls": states, "writes": self.desk.writes}
+        done = answer(
+            self.tools, self.desk, action, len(self.episode.turns) - 1, lambda: self.desk.ending is not None, hint="end with finish, answer or refuse"
+        )
         end = ENDS[self.desk.ending[0]] if self.desk.ending else None
-        return self._scene_of(messages, end=end, malformed="malformed" in states, facts=facts)
-
-    def _call(self, name: str, arguments: dict[str, Any]) -> tuple[str, str]:
-        try:
-            return find_tool(self.tools, name).run(self.desk, arguments), "ok"
-        except ToolError as error:
-            return f"error: {error}", "malformed" if error.malformed else "refused"
+        return self._scene_of(done.messages, end=end, malformed=done.malformed, facts={"calls": done.states, "writes": self.desk.writes})
 
     def _scene_of(self, messages: list[Message], **more: Any) -> Scene:
         desk = self.desk

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import agentgym_tools.templates  # noqa: F401  # fills TEMPLATES
-from agentgym.core import Limits, Task
+from agentgym.core import Limits, Task, TaskSet
 from agentgym.errors import UnknownName, UsageError
 from agentgym_tools.plan import TEMPLATES, Plan
 from agentgym_tools.world import World
@@ -63,39 +62,20 @@ def draw(template: str, split: str, number: int) -> Task:
         attempt += 1
 
 
-class DeskTasks(Sequence[Task]):
-    """The tasks of one split, optionally of some templates or levels only."""
+@lru_cache(maxsize=64)
+def tasks_of(split: str, templates: tuple[str, ...] = (), levels: tuple[int, ...] = ()) -> TaskSet:
+    """The tasks of one split, optionally of some templates or levels only: number n of each template, then number n + 1."""
+    known = [t for t in TEMPLATES.values() if t.unseen == (split == "unseen") and (split != "demo" or t.name in DEMO)]
+    for name in templates:
+        if name not in [t.name for t in known]:
+            raise UnknownName(f"template of split {split}", name, [t.name for t in known])
+    chosen = [t.name for t in known if (not templates or t.name in templates) and (not levels or t.level in levels)]
+    if not chosen:
+        raise UsageError(f"no template of split {split} is of levels {sorted(levels)}")
+    source = "dev" if split == "demo" else split
+    return TaskSet([f"{t}.{source}.{n}" for n in range(PER_TEMPLATE[source]) for t in chosen], _task)
 
-    def __init__(self, split: str, templates: Iterable[str] = (), levels: Iterable[int] = ()) -> None:
-        if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-        self.split = "dev" if split == "demo" else split
-        known = [t for t in TEMPLATES.values() if t.unseen == (split == "unseen") and (split != "demo" or t.name in DEMO)]
-        for name in templates:
-            if name not in [t.name for t in known]:
-                raise UnknownName(f"template of split {split}", name, [t.name for t in known])
-        wanted, levels = set(templates), set(levels)
-        self.templates = [t.name for t in known if (not wanted or t.name in wanted) and (not levels or t.level in levels)]
-        if not self.templates:
-            raise UsageError(f"no template of split {split} is of levels {sorted(levels)}")
-        self._each = PER_TEMPLATE[self.split]
 
-    def __len__(self) -> int:
-        return len(self.templates) * self._each
-
-    def __getitem__(self, index: int) -> Task:  # type: ignore[override]  # no slices: tasks are made one at a time
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return draw(self.templates[index % len(self.templates)], self.split, index // len(self.templates))
-
-    def ids(self) -> Sequence[str]:
-        """All ids, in the order of the index."""
-        return [f"{t}.{self.split}.{n}" for n in range(self._each) for t in self.templates]
-
-    def get(self, task_id: str) -> Task:
-        """The task of that id. Raises ``UnknownName``."""
-        template, _, rest = task_id.partition(".")
-        split, _, number = rest.partition(".")
-        if template not in self.templates or split != self.split or not number.isdecimal() or int(number) >= self._each:
-            raise UnknownName("task", task_id, self.ids())
-        return draw(template, self.split, int(number))
+def _task(task_id: str) -> Task:
+    template, split, number = task_id.split(".")
+    return draw(template, split, int(number))

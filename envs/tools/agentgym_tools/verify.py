@@ -66,22 +66,18 @@ def _number(value: object) -> float | None:
 class Call(Struct, frozen=True):
     """A step verdict on the last turn's calls: the mean over them of one property.
 
-    ``form``: they are well-formed and fit the tool's schema. ``tool``: the name is that of a call still to be made.
+    ``tool``: the name is that of a call still to be made.
     ``names`` and ``values``: so are the argument names, and the share of argument values, of the best such call.
     A turn without a call scores 0.
     """
 
-    what: Literal["form", "tool", "names", "values"]
+    what: Literal["tool", "names", "values"]
     level: ClassVar[Literal["step"]] = "step"
 
     def __call__(self, view: EpisodeView) -> Verdict:
         turn = view.episode.turns[-1]
         if not turn.calls:
             return Verdict.scored(0.0)
-        if self.what == "form":
-            states = turn.facts.get("calls")
-            fit = [s != "malformed" for s in states] if isinstance(states, list) else []
-            return Verdict.scored(sum(fit) / len(turn.calls))
         waiting = remaining(view)
         return Verdict.scored(sum(self._score(c, waiting) for c in turn.calls) / len(turn.calls))
 

@@ -6,7 +6,7 @@ verdict ``invalid``; what cannot be found in the episode is the policy's and sco
 
 from agentgym_verifiers.rules.calls import ToolCalls
 from agentgym_verifiers.rules.events import Machine, Milestones, Ordered, holds
-from agentgym_verifiers.rules.form import Pattern, Stages
+from agentgym_verifiers.rules.form import Pattern, Stages, WellFormed
 from agentgym_verifiers.rules.match import Bleu, Boxes, Exact, Numeric, Rank, Sets, Similar
 from agentgym_verifiers.rules.math import Math
 from agentgym_verifiers.rules.measure import Duration, Spent
@@ -16,14 +16,14 @@ from agentgym_verifiers.rules.unit_tests import UnitTests
 
 __all__ = [
     "Bleu", "Boxes", "Duration", "Exact", "Machine", "Math", "Milestones", "Missing", "Numeric", "Ordered", "Pattern", "Rank", "Rule", "Schema", "Sets",
-    "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "holds", "load", "pick",
+    "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "WellFormed", "holds", "load", "pick",
 ]  # fmt: skip
 
 RULES: dict[str, type[Rule]] = {
     c.__name__: c
     for c in (
         Bleu, Boxes, Duration, Exact, Machine, Math, Milestones, Numeric, Ordered, Pattern, Rank, Schema, Sets, Similar, Spent, SqlMatch, Stages,
-        StateMatch, ToolCalls, UnitTests,
+        StateMatch, ToolCalls, UnitTests, WellFormed,
     )
 }  # fmt: skip
 

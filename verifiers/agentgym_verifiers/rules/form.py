@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from agentgym.core import EpisodeView
 from agentgym.verdict import Verdict
 from agentgym_verifiers.rules.pick import Rule, pick
+
+
+class WellFormed(Rule, frozen=True, kw_only=True):
+    """The share of the last turn's calls that were well-formed, by the fact ``calls`` that ``agentgym.messages.answer`` tells; 0 without one."""
+
+    level: Literal["step", "outcome"] = "step"
+
+    def score(self, view: EpisodeView) -> Verdict:
+        states = view.episode.turns[-1].facts.get("calls") or []
+        return Verdict.scored(sum(s != "malformed" for s in states) / max(1, len(states)))
 
 
 class Stages(Rule, frozen=True, kw_only=True):

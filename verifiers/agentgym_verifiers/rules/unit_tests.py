@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,7 @@ from agentgym.core import EpisodeView, Task
 from agentgym.errors import MissingExtra, SandboxFault
 from agentgym.sandbox import WORK, Entry, Image, Resources, Sandbox, choose, start
 from agentgym.verdict import Verdict
+from agentgym_verifiers.rules.patch import PATCH, Changed, read_patch
 from agentgym_verifiers.rules.pick import Rule
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -35,21 +36,7 @@ GRADE = "/tmp/.grade"
 PLANTED = re.compile(
     r"(^|/)(conftest\.py|sitecustomize\.py|usercustomize\.py|pytest\.ini|tox\.ini|setup\.cfg|pyproject\.toml|[^/]*\.pth|[^/]*\.pyc|[^/]*\.so)$"
 )
-PATCH = "patch.json"
 MOST_EVIDENCE = 10
-
-
-class Changed(Struct, frozen=True, omit_defaults=True):
-    """A changed path of a patch: ``data`` (text, or latin-1 of bytes that are none) of a regular file; ``kind`` says what else it is."""
-
-    kind: Literal["file", "binary", "deleted", "link", "folder", "other"]
-    data: str = ""
-    mode: int = 0o644
-
-    @property
-    def bytes(self) -> bytes:
-        """The content of a file."""
-        return self.data.encode("latin-1" if self.kind == "binary" else "utf-8")
 
 
 class Bench(Struct, frozen=True, kw_only=True):
@@ -73,6 +60,10 @@ class Bench(Struct, frozen=True, kw_only=True):
     seconds: float = 60.0
     resources: Resources = Resources()
     exact: bool = True
+
+    def may_change(self, path: str) -> bool:
+        """Whether a patch may change that path."""
+        return path not in self.tests and not PLANTED.search(path) and any(path.startswith(s) for s in self.sources)
 
 
 class Run(Struct, frozen=True):
@@ -156,15 +147,6 @@ def bench_of(where: str, task: Task) -> Bench:
     return made
 
 
-def read_patch(data: bytes) -> dict[str, Changed]:
-    """A patch artefact. Raises ``ValueError`` if it is none, or names a path outside the tree."""
-    patch = msgspec.json.decode(data, type=dict[str, Changed])
-    for path in patch:
-        if path.startswith("/") or ".." in PurePosixPath(path).parts:
-            raise ValueError(f"a patch cannot hold the path {path!r:.80}")
-    return patch
-
-
 def played_in(view: EpisodeView) -> str | None:
     """The kind of sandbox that the episode was played in, where it can be had here."""
     wanted = view.episode.options.get("sandbox")
@@ -186,13 +168,7 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
     """
     if planted := sorted(p for p in patch if _touches(p, bench.hidden)):
         return Verdict.tampered(f"the place of a hidden test was taken: {planted[0]}", paths=list(planted[:MOST_EVIDENCE]))
-    taken, left = {}, []
-    for path, change in patch.items():
-        allowed = path not in bench.tests and not PLANTED.search(path) and any(path.startswith(s) for s in bench.sources)
-        if allowed and change.kind in ("file", "binary", "deleted"):
-            taken[path] = change
-        else:
-            left.append(path)
+    taken = {p: c for p, c in patch.items() if c.kind in ("file", "binary", "deleted") and bench.may_change(p)}
     secret = os.urandom(16)
     canaries = Canaries(bench, random.Random(secret))
     files = {p: d for p, d in bench.tree.items() if p not in taken}
@@ -214,10 +190,9 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
         with _second_try:
             run = run_in_a_fresh_one(2 * bench.seconds)
     verdict = judge_run(bench, canaries, run)
-    size = sum(len(c.data) for c in taken.values())
-    evidence = {**verdict.evidence, "changed": len(taken), "patch_bytes": size}
-    if left:
-        evidence["left_out"] = sorted(left)[:MOST_EVIDENCE]
+    evidence = {**verdict.evidence, "changed": len(taken), "patch_bytes": sum(len(c.data) for c in taken.values())}
+    if left := sorted(patch.keys() - taken.keys()):
+        evidence["left_out"] = left[:MOST_EVIDENCE]
     return msgspec.structs.replace(verdict, evidence=evidence)
 
 
@@ -357,30 +332,3 @@ def _change(function: ast.FunctionDef, draw: random.Random) -> None:
     """Give the first literal that is demanded another value."""
     value = next(v for s in function.body if (v := _expected(s)) is not None)
     value.value = f"{draw.getrandbits(32):08x}{value.value}" if isinstance(value.value, str) else draw.randrange(10**6, 10**9) + 0.5
-
-
-def patch_of(before: Mapping[str, bytes], after: Mapping[str, Entry], ignored: Sequence[str] = ()) -> dict[str, Changed]:
-    """What an agent changed: from the files it was given to the tree it left."""
-    found: dict[str, Changed] = {}
-    for path, entry in after.items():
-        if not path or any(part in ignored for part in PurePosixPath(path).parts):
-            continue
-        if entry.type == "f":
-            if before.get(path) != entry.data:
-                found[path] = _file(entry)
-        elif entry.type == "d":
-            if path in before:
-                found[path] = Changed("folder")
-        else:
-            found[path] = Changed("link" if entry.type == "l" else "other", entry.data.decode("utf-8", "replace") if entry.type == "l" else "")
-    for path in before:
-        if path not in after and not any(part in ignored for part in PurePosixPath(path).parts):
-            found[path] = Changed("deleted")
-    return dict(sorted(found.items()))
-
-
-def _file(entry: Entry) -> Changed:
-    try:
-        return Changed("file", entry.data.decode("utf-8"), entry.mode)
-    except UnicodeDecodeError:
-        return Changed("binary", entry.data.decode("latin-1"), entry.mode)
