@@ -24,7 +24,8 @@ GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "a
 class EnvSpec(Struct, frozen=True):
     """An environment as data: what ``agentgym list`` shows, without importing the environment.
 
-    ``entry_point`` is ``module:Class``; ``requires`` are modules that must be importable, ``install`` the line that brings them.
+    ``entry_point`` is ``module:Class``; ``requires`` are modules that must be importable, ``install`` the line that brings them. ``vector``
+    is ``module:function`` that makes several of it as one, called as ``make_vec`` is; empty where stepping them in turn is as good.
     """
 
     id: str
@@ -36,6 +37,7 @@ class EnvSpec(Struct, frozen=True):
     rewards: tuple[str, ...] = ("outcome", "stepwise", "gated", "potential", "intrinsic")
     requires: tuple[str, ...] = ()
     install: str = ""
+    vector: str = ""
 
     def missing(self) -> list[str]:
         """The modules of ``requires`` that cannot be found."""

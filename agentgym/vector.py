@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agentgym.core import AgentEnv
 from agentgym.errors import UsageError
-from agentgym.registry import make
+from agentgym.registry import make, spec
 
 
 class ProseVectorEnv(VectorEnv[tuple[Any, ...], tuple[str, ...], np.ndarray[Any, Any]]):
@@ -68,8 +69,12 @@ class ProseVectorEnv(VectorEnv[tuple[Any, ...], tuple[str, ...], np.ndarray[Any,
             env.close()
 
 
-def make_vec(env_id: str, n: int, *, split: str = "train", reward: str = "outcome", **options: Any) -> ProseVectorEnv:
+def make_vec(env_id: str, n: int, *, split: str = "train", reward: str = "outcome", **options: Any) -> VectorEnv[Any, Any, Any]:
     """``n`` environments as one vector environment, equal to ``n`` single ones."""
     if n < 1:
         raise UsageError(f"a vector needs at least one environment, not {n}")
+    if own := spec(env_id).vector:
+        module, _, name = own.partition(":")
+        made: VectorEnv[Any, Any, Any] = getattr(import_module(module), name)(env_id, n, split=split, reward=reward, **options)
+        return made
     return ProseVectorEnv([make(env_id, split=split, reward=reward, **options) for _ in range(n)])

@@ -1,0 +1,134 @@
+"""One game of NetHack on NLE's engine: seeded in full, asked only for the buffers that are used, every key kept.
+
+A game is a function of its setup and its keys. That is what a snapshot is, and what makes it portable: the keys are pressed again, and the
+digest of every screen on the way must come out the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from msgspec import Struct
+from nle.nethack import nethack
+
+from agentgym.errors import EnvironmentFault
+from agentgym_nethack.pinned import library
+
+nethack.DLPATH = library()
+
+BUFFERS = ("tty_chars", "blstats", "misc", "internal", "message", "glyphs", "inv_glyphs", "inv_letters", "inv_oclasses", "inv_strs")
+OPTIONS = (
+    "color", "disclose:+i +a +v +g +c +o", "mention_walls", "nobones", "nocmdassist", "nolegacy", "nosparkle", "runmode:teleport", "showexp", "showscore", "time",
+)  # fmt: skip
+ESCAPE, SPACE, ENTER = 27, 32, 13
+PICTURE: tuple[int, int] = nethack.TILE_RENDER_SHAPE[:2]
+"""Height and width of the map in pixels."""
+
+
+class Setup(Struct, frozen=True):
+    """All that a game depends on beside its keys. ``folder`` holds the ``nhdat`` of a level; empty: NetHack's own dungeon.
+
+    ``seeds`` are those of the core, of the display, and of the level generator.
+    """
+
+    seeds: tuple[int, int, int]
+    character: str = "mon-hum-neu-mal"
+    options: tuple[str, ...] = OPTIONS
+    monsters: bool = True
+    folder: str = ""
+
+
+class Game:
+    """A running game. ``keys`` are all that were pressed since its beginning.
+
+    The arrays of the engine are read through memory views of them: ``stats`` (27 numbers, as NetHack's bottom lines), ``inside`` (prompts, stairs,
+    nutrition), and ``asks`` (a question, a line of text, a key to go on).
+    """
+
+    def __init__(self, buffers: Sequence[str] = BUFFERS) -> None:
+        self._buffers = tuple(buffers)
+        self._nle: nethack.Nethack | None = None
+        self._made_for: tuple[object, ...] = ()
+        self.keys = bytearray()
+
+    def start(self, setup: Setup) -> None:
+        """Begin a game."""
+        made_for = (setup.character, setup.options, setup.monsters)
+        if self._nle is None or made_for != self._made_for:
+            self.close()
+            self._nle = nethack.Nethack(
+                observation_keys=self._buffers, playername=f"Agent-{setup.character}", ttyrec=None, options=setup.options, spawn_monsters=setup.monsters
+            )
+            self._made_for, self._tiled = made_for, False
+            self._engine = self._nle._pynethack
+            self._press, self.over = self._engine.step, self._engine.done
+            self.arrays: dict[str, np.ndarray] = self._nle._obs_buffers
+            views = {name: memoryview(array).cast("B") if array.ndim > 1 else memoryview(array) for name, array in self.arrays.items()}  # type: ignore[arg-type]
+            self.screen, self.stats, self.inside, self.asks = views["tty_chars"], views["blstats"], views["internal"], views["misc"]
+            self._message = views["message"]
+        self._use(setup.folder or nethack.HACKDIR)
+        self._nle.set_initial_seeds(*setup.seeds[:2], False, setup.seeds[2])
+        self._nle.reset()
+        self.setup, self.keys = setup, bytearray()
+        self._chain = crc32(self.screen, crc32(repr(setup).encode()))
+
+    def _use(self, folder: str) -> None:
+        """Let the engine find the data file of that folder at its next beginning, and no high scores of games before."""
+        assert self._nle is not None
+        here = Path(self._nle._vardir)
+        os.truncate(here / "record", 0)
+        link = here / "nhdat"
+        wanted = str(Path(folder) / "nhdat")
+        if os.readlink(link) != wanted:
+            link.unlink()
+            link.symlink_to(wanted)
+
+    def press(self, key: int) -> None:
+        """Press one key. After the end of the game nothing happens any more."""
+        if self.over():
+            return
+        self._press(key)
+        self.keys.append(key)
+        self._chain = crc32(self.screen, self._chain)
+
+    @property
+    def digest(self) -> str:
+        """Of the setup, and of every screen since: equal where the games are the same, random numbers included."""
+        return f"{len(self.keys)}.{self._chain:08x}"
+
+    def replay(self, setup: Setup, keys: bytes, digest: str) -> None:
+        """Begin again and press ``keys``. Raises ``EnvironmentFault`` if the game that comes out is another."""
+        self.start(setup)
+        for key in keys:
+            self.press(key)
+        if self.digest != digest:
+            raise EnvironmentFault(f"a game of {len(keys)} keys came out differently when it was played again")
+
+    def message(self) -> str:
+        """The message of the engine's message window, the last one only."""
+        return bytes(self._message).partition(b"\0")[0].decode("latin-1")
+
+    def text(self) -> str:
+        """The screen, 24 lines of 80."""
+        whole = bytes(self.screen).decode("latin-1")
+        return "\n".join([whole[i : i + 80] for i in range(0, 1920, 80)])
+
+    def draw(self) -> np.ndarray:
+        """The map in NetHack's own tiles: ``[height, width, 3]``, 8 bits each."""
+        assert self._nle is not None
+        if not self._tiled:
+            self._nle.setup_tiles()
+            self._tiled = True
+        picture = np.zeros((*PICTURE, 3), dtype=np.uint8)
+        self._nle.draw_frame(picture)
+        return picture
+
+    def close(self) -> None:
+        """End the engine; idempotent."""
+        if self._nle is not None:
+            self._nle.close()
+            self._nle = None
