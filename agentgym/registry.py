@@ -102,12 +102,14 @@ def environment_class(env_id: str) -> type[AgentEnv]:
         raise MissingExtra(", ".join(missing), found.install or f"pip install {' '.join(missing)}")
     module, _, name = found.entry_point.partition(":")
     cls: type[AgentEnv] = getattr(importlib.import_module(module), name)
-    return cls if vars(cls).get("id") == found.id else _child(cls, found.id, found.capabilities)
+    if vars(cls).get("id") == found.id:
+        return cls
+    if found.id not in _children:
+        _children[found.id] = type(cls.__name__, (cls,), {"id": found.id, "capabilities": found.capabilities, "__module__": cls.__module__})
+    return _children[found.id]
 
 
-@cache
-def _child(cls: type[AgentEnv], env_id: str, capabilities: Capabilities) -> type[AgentEnv]:
-    return type(cls.__name__, (cls,), {"id": env_id, "capabilities": capabilities, "__module__": cls.__module__})
+_children: dict[str, type[AgentEnv]] = {}
 
 
 def make(env_id: str, *, split: str = "train", reward: str | Mapping[str, Any] | Spec = "outcome", **options: Any) -> AgentEnv:

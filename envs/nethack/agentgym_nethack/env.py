@@ -18,7 +18,7 @@ from agentgym_nethack import GAMES, PER_LEVEL, words
 from agentgym_nethack.commands import keys_of, read
 from agentgym_nethack.engine import OPTIONS, PICTURE, Game, Setup
 from agentgym_nethack.goals import ENOUGH, TELLS, Measure
-from agentgym_nethack.hands import act, question, raw
+from agentgym_nethack.hands import act, opened, question, raw
 from agentgym_nethack.levels import FAMILIES, GOALS, data_folder, level
 
 SYSTEM = (
@@ -138,8 +138,9 @@ class NetHackEnv(AgentEnv):
 
     def _begin(self, task: Task) -> Scene:
         self._game.start(setup_of(task))
+        pages = [] if self._raw else opened(self._game)
         self._measure = Measure(task.data["goal"], self._game)
-        told = f"{task.instruction}\n\n{self.describe(Move(self))}"
+        told = f"{task.instruction}\n\n{self.describe(Move(self, pages))}"
         return self._scene([{"role": "system", "content": RAW if self._raw else SYSTEM}, {"role": "user", "content": told}], told)
 
     def _advance(self, action: Action) -> Scene:

@@ -45,6 +45,11 @@ def act(game: Game, plan: Plan) -> list[str]:
     return []
 
 
+def opened(game: Game) -> list[str]:
+    """Read the pages that a new game begins with."""
+    return _settled(game, Plan())
+
+
 def raw(game: Game, plan: Plan) -> list[str]:
     """Press keys and nothing else, but that nothing is given a name."""
     for key in plan.keys:

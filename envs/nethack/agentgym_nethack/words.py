@@ -26,13 +26,19 @@ HIGH, WIDE = 7, 15
 @cache
 def name_of(glyph: int) -> str:
     """A glyph in words; empty for what is not there (dark or solid rock)."""
+    if glyph >= nethack.MAX_GLYPH:
+        return ""
+    if nethack.glyph_is_invisible(glyph):
+        return "something unseen"
+    if nethack.glyph_is_warning(glyph):
+        return "something dangerous"
     if nethack.glyph_is_monster(glyph):
         name = nethack.permonst(nethack.glyph_to_mon(glyph)).mname
         return f"tame {name}" if nethack.glyph_is_pet(glyph) else name
     if nethack.glyph_is_body(glyph):
-        return f"{nethack.permonst(nethack.glyph_to_mon(glyph)).mname} corpse"
+        return f"{nethack.permonst(glyph - nethack.GLYPH_BODY_OFF).mname} corpse"
     if nethack.glyph_is_statue(glyph):
-        return f"statue of {nethack.permonst(nethack.glyph_to_mon(glyph)).mname}"
+        return f"statue of {nethack.permonst(glyph - nethack.GLYPH_STATUE_OFF).mname}"
     if nethack.glyph_is_object(glyph):
         thing = nethack.objclass(nethack.glyph_to_obj(glyph))
         return str(nethack.OBJ_NAME(thing) or nethack.OBJ_DESCR(thing) or "thing")
