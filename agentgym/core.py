@@ -200,8 +200,8 @@ class AgentEnv(gymnasium.Env[Obs, str]):
 
     ``deferred`` is set by a rollout that grades finished episodes itself, beside stepping; ``graded_s`` of the last step went into verdicts.
 
-    An author writes ``tasks``, ``_begin``, ``_advance`` and, where it has them, ``_artefacts``, ``oracle``, ``_save`` and
-    ``_load``; and declares ``splits``, ``tools``, ``verifiers`` and ``rewards``; with a ``screen`` (height, width) observations have
+    An author writes ``tasks``, ``_begin``, ``_advance`` and, where it has them, ``_artefacts``, ``oracle`` or ``player``,
+    ``_save`` and ``_load``; and declares ``splits``, ``tools``, ``verifiers`` and ``rewards``; with a ``screen`` (height, width) observations have
     pixels too. Same seed and task: the same episode.
     """
 
@@ -271,6 +271,10 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     def oracle(self) -> Iterator[str]:
         """A scripted solution from the current state; asked again only after its last action was stepped."""
         raise errors.CapabilityError(f"{self.id} has no oracle")
+
+    def player(self) -> Iterator[str]:
+        """An honest scripted player from the current state, for worlds that no oracle can solve."""
+        raise errors.CapabilityError(f"{self.id} has no player")
 
     def _save(self) -> bytes:
         raise errors.CapabilityError(f"{self.id} cannot be snapshotted")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import gymnasium
@@ -26,10 +27,9 @@ def gymnasium_conformance(subject: Subject) -> str:
     """Gymnasium's own checker, and ``gymnasium.make``."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        env = gymnasium.make(f"agentgym:{subject.spec.id}")
-        env.reset(seed=1)
-        check_env(env.unwrapped, skip_render_check=False)
-        env.close()
+        with closing(gymnasium.make(f"agentgym:{subject.spec.id}")) as env:
+            env.reset(seed=1)
+            check_env(env.unwrapped, skip_render_check=False)
     odd = [str(w.message) for w in caught if "Overriding" not in str(w.message) and "rgb_array" not in str(w.message)]
     return f"{len(odd)} warnings" + "".join(f"; {w[:100]}" for w in odd[:3])
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import combinations
 from typing import Any
 
-from agentgym.checks.subject import Skipped, Subject, need
+from agentgym.checks.subject import Skipped, Subject, need, oracle_of
 from agentgym.core import AgentEnv, EpisodeView, StopReason, Verdict
 from agentgym.errors import EnvironmentFault
 from agentgym.evaluation.overlap import of_tasks, overlap
@@ -105,20 +105,29 @@ def floor(subject: Subject) -> str:
     return f"{min(subject.tasks, len(env.taskset))} tasks"
 
 
+def offered(env: AgentEnv) -> set[str]:
+    """What the tools offer to everybody: their names, and the values that their schemas list."""
+    properties = [p for t in env.tools.values() for p in t.spec.parameters.get("properties", {}).values()]
+    return {*env.tools, *(str(v) for p in properties for v in (*p.get("enum", ()), *p.get("examples", ())))}
+
+
 def leaks(subject: Subject) -> str:
     """What the oracle ends with is not to be read at the start: neither in the first messages, beyond the instruction, nor in the tools."""
     env = subject.make()
-    if type(env).oracle is AgentEnv.oracle:
-        raise Skipped("no oracle, so no answer to look for")
-    found = []
+    found, looked = [], 0
     for task in env.taskset.ids()[: min(20, subject.tasks)]:
         env.reset(seed=1, options={"task": task})
+        if oracle_of(env) is None:
+            continue
+        looked += 1
         *_, last = subject.actions(env) or [""]
         _, info = env.reset(seed=1, options={"task": task})
         seen = " ".join(str(m["content"]) for m in info["messages"]).replace(env.task.instruction, " ")
         tools = " ".join(t.spec.description for t in env.tools.values())
         told = [s for s in _strings(last) if len(s) >= 4 and s not in env.task.instruction and (s in seen or s in tools)]
-        found += [f"{task}: {s[:40]!r}" for s in told if s not in {t.name for t in (x.spec for x in env.tools.values())}]
+        found += [f"{task}: {s[:40]!r}" for s in told if s not in offered(env)]
+    if not looked:
+        raise Skipped("no oracle, so no answer to look for")
     need(not found, f"the answer can be read at the start: {'; '.join(found[:3])}")
     return "no answer in first messages or tools"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -12,7 +12,7 @@ from msgspec import Struct
 from agentgym.checks.attacks import Attack, AttackResult, all_attacks, oracle_endings, run_attack
 from agentgym.checks.conformance import CHECKS
 from agentgym.checks.health import HEALTH
-from agentgym.checks.subject import Check, Skipped, Subject
+from agentgym.checks.subject import Check, Skipped, Subject, has_player, oracle_of
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode
 from agentgym.errors import AgentGymError
@@ -53,12 +53,12 @@ def _run(name: str, function: Callable[[Subject], str], subject: Subject) -> Che
         return Check(name, "fail", f"{type(error).__name__}: {error}"[:500])
 
 
-def _play(subject: Subject, policy: str, repeats: int = 1) -> tuple[Played, list[str]]:
-    """A scripted policy on each split, and the splits on which it did not always succeed."""
+def _play(subject: Subject, policy: str, repeats: int = 1, skipped: Collection[str] = ()) -> tuple[Played, list[str]]:
+    """A scripted policy on each split but the tasks that are ``skipped``, and the splits on which it did not always succeed."""
     episodes, low = list[Episode](), []
     for split in subject.spec.splits:
         env = subject.make(split)
-        jobs = [Job(t, attempt, attempt) for t in env.taskset.ids()[: subject.tasks] for attempt in range(repeats)]
+        jobs = [Job(t, attempt, attempt) for t in env.taskset.ids()[: subject.tasks] if t not in skipped for attempt in range(repeats)]
         env.close()
         played = anyio.run(Rollout(make=partial(subject.make, split), policy=resolve(policy), retries=0).run, jobs)
         episodes += played
@@ -109,13 +109,30 @@ def audit(subject: Subject, on_check: Callable[[Check], None] = lambda check: No
 
 
 def _oracle(subject: Subject, env: AgentEnv, add: Callable[[Check], None]) -> Played | None:
-    """The oracle at the top, each time."""
-    if type(env).oracle is AgentEnv.oracle:
-        add(Check("oracle", "skip", "the environment has none"))
+    """The oracle at the top, each time; where there is none, its player above chance."""
+    asked, without = 0, list[str]()
+    for split in subject.spec.splits:
+        here = subject.make(split)
+        for task in here.taskset.ids()[: subject.tasks]:
+            asked += 1
+            here.reset(seed=0, options={"task": task})
+            without += [task] if oracle_of(here) is None else []
+        here.close()
+    if len(without) == asked:
+        add(_above_chance(subject) if has_player(env) else Check("oracle", "skip", "the environment has none"))
         return None
-    oracle, low = _play(subject, "oracle", REPEATS)
-    add(Check("oracle", "fail" if low else "pass", "; ".join(low) or f"1.0 on {', '.join(subject.spec.splits)}, {REPEATS} times each"))
+    oracle, low = _play(subject, "oracle", REPEATS, frozenset(without))
+    left_out = f"; there is none for {len(without)} of {asked} tasks, such as {without[0]}" if without else ""
+    add(Check("oracle", "fail" if low else "pass", ("; ".join(low) or f"1.0 on {', '.join(subject.spec.splits)}, {REPEATS} times each") + left_out))
     return oracle
+
+
+def _above_chance(subject: Subject) -> Check:
+    """Whether the environment's honest player is paid more than random play."""
+    few = msgspec.structs.replace(subject, tasks=min(subject.tasks, 8))
+    player, chance = (_play(few, policy)[0].mean_reward for policy in ("player", "random"))
+    detail = f"there is none; an honest player is paid {player:.4f} on average, random play {chance:.4f}"
+    return Check("oracle", "pass" if player > 1.5 * max(0.0, chance) else "fail", detail)
 
 
 def under_attack(env: AgentEnv, attacks: Sequence[Attack], tasks: int) -> list[AttackResult]:

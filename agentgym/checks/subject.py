@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from agentgym.core import AgentEnv
+from agentgym.errors import CapabilityError
 from agentgym.registry import EnvSpec, make
 
 GARBAGE = (
@@ -44,17 +47,35 @@ class Subject(Struct):
         return make(self.spec.id, split=split or next(iter(self.spec.splits)), reward=reward, **self.options)
 
     def actions(self, env: AgentEnv) -> list[str]:
-        """What to play: the oracle's actions, or a few odd ones. Leaves ``env`` reset."""
-        if type(env).oracle is AgentEnv.oracle:
+        """What to play: the oracle's actions, or those of its player, or a few odd ones. Leaves ``env`` reset."""
+        script = oracle_of(env) or (islice(env.player(), PLAYED) if has_player(env) else None)
+        if script is None:
             return ["hello", *(t for t in GARBAGE[:2])]
         made = []
-        for action in env.oracle():
+        for action in script:
             made.append(action)
             *_, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 break
         env.reset(seed=7, options={"task": env.task.id})
         return made
+
+
+PLAYED = 60
+"""So many turns of a player stand for an episode of it."""
+
+
+def oracle_of(env: AgentEnv) -> Iterator[str] | None:
+    """The oracle from where ``env`` stands; None where there is none for this task."""
+    try:
+        return env.oracle()
+    except CapabilityError:
+        return None
+
+
+def has_player(env: AgentEnv) -> bool:
+    """Whether there is an honest scripted player."""
+    return type(env).player is not AgentEnv.player
 
 
 def need(condition: object, detail: str) -> None:

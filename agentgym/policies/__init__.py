@@ -1,4 +1,4 @@
-"""Policies by name: ``oracle noop random human``, ``replay:DIR``, ``openai:MODEL@URL``, and engines by entry point."""
+"""Policies by name: ``oracle player noop random human``, ``replay:DIR``, ``openai:MODEL@URL``, and engines by entry point."""
 
 from __future__ import annotations
 

@@ -37,6 +37,18 @@ class Oracle:
         return Completion(next(self._actions, ""))
 
 
+class Player(Oracle):
+    """Plays the environment's honest scripted player, where it has one: what a good player without insight reaches."""
+
+    name = "player"
+
+    def attach(self, env: AgentEnv) -> Player:
+        """A player for the episode that ``env`` has just begun."""
+        bound = Player()
+        bound._actions = env.player()
+        return bound
+
+
 class Noop:
     """Says nothing, every turn."""
 
@@ -70,8 +82,8 @@ class Random:
 
 
 def _draw(rng: random.Random, schema: dict[str, Any], words: list[str]) -> Any:
-    if "enum" in schema:
-        return rng.choice(schema["enum"])
+    if known := schema.get("enum") or schema.get("examples"):
+        return rng.choice(known)
     if "anyOf" in schema:
         return _draw(rng, rng.choice(schema["anyOf"]), words)
     makers: dict[str, Callable[[], Any]] = {

@@ -10,6 +10,8 @@ import random
 import re
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import closing
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,33 +20,48 @@ from nle import nethack
 from agentgym.errors import CapabilityError
 from agentgym_nethack import words
 from agentgym_nethack.commands import read
-from agentgym_nethack.engine import Game
+from agentgym_nethack.engine import Game, Setup
 from agentgym_nethack.goals import ALTAR, SINK, STAIRS, Measure
 from agentgym_nethack.hands import act, question
+from agentgym_nethack.levels import FAMILIES
 
 if TYPE_CHECKING:
     from agentgym_nethack.env import NetHackEnv
 
 TRIES = 24
 """How often the oracle tries a level."""
+SOLVED = ("room", "corridor", "maze", "key", "lava", "skill")
+"""The families whose levels it wins, but for a few games that luck decides."""
 ROCK = nethack.GLYPH_CMAP_OFF
 WALLS = {"wall", "tree", "iron bars", "raised drawbridge"}
 CLOSED, OPEN = {"closed door"}, {"open door", "broken door", "doorway", "no door"}
 DEEP = {"water", "lava", "molten lava", "moat"}
 DO_NOT_TOUCH = {"floating eye", "acid blob", "blue jelly", "gas spore", "green mold", "brown mold", "yellow mold", "red mold"}
+WAYS = (
+    (nethack.POTION_CLASS, "quaff", ""), (nethack.RING_CLASS, "put on", ""), (nethack.ARMOR_CLASS, "wear", "boots"), (nethack.WAND_CLASS, "zap", ""),
+    (nethack.TOOL_CLASS, "apply", "horn"),
+)  # fmt: skip
+"""What may carry over water and lava, and how it is used."""
 _KIND: dict[int, str] = {}
 
 
 def kind(glyph: int) -> str:
-    """What a square is to a walker: ``wall``, ``rock``, ``door``, ``closed``, ``deep``, ``trap``, ``boulder``, ``monster``, ``pet``, or ``free``."""
+    """What a square is to a walker: ``rock wall door closed deep trap boulder monster pet`` or ``free``."""
     if glyph not in _KIND:
-        name = words.name_of(glyph)
-        _KIND[glyph] = (
-            "rock" if glyph == ROCK else "pet" if nethack.glyph_is_pet(glyph) else "monster" if nethack.glyph_is_monster(glyph) else "trap" if nethack.glyph_is_trap(glyph)
-            else "boulder" if name == "boulder" else "free" if not nethack.glyph_is_cmap(glyph) else "wall" if name in WALLS else "closed" if name in CLOSED
-            else "door" if name in OPEN else "deep" if name in DEEP else "free"
-        )  # fmt: skip
+        _KIND[glyph] = _kind(glyph)
     return _KIND[glyph]
+
+
+def _kind(glyph: int) -> str:
+    name = words.name_of(glyph)
+    if glyph == ROCK or name == "boulder":
+        return "rock" if glyph == ROCK else name
+    if nethack.glyph_is_monster(glyph) or nethack.glyph_is_invisible(glyph):
+        return "pet" if nethack.glyph_is_pet(glyph) else "monster"
+    if nethack.glyph_is_trap(glyph):
+        return "trap"
+    kinds = {"wall": WALLS, "closed": CLOSED, "door": OPEN, "deep": DEEP}
+    return next((k for k, names in kinds.items() if name in names), "free") if nethack.glyph_is_cmap(glyph) else "free"
 
 
 Square = tuple[int, int]
@@ -231,9 +248,7 @@ class Bot:
         if self.goal in ("pray", "drink") and (place := self._place()):
             targets = {place}
         things = {sq for sq, k in known.items() if k == "free" and sq not in explorer.visited and nethack.glyph_is_object(int(glyphs[sq]))}
-        if self.goal in ("eat", "wield", "wear", "put on", "zap", "read"):
-            targets = things
-        elif self.goal in ("gold", "eat a lot") and things & reach.keys():
+        if self.goal in ("eat", "wield", "wear", "put on", "zap", "read") or (self.goal in ("gold", "eat a lot") and things & reach.keys()):
             targets = things
         for wanted in (targets, things if self._locked_out(known, reach, targets) else set(), self._frontier(known, explorer)):
             if found := self._nearest(reach, wanted, explorer):
@@ -316,7 +331,13 @@ class Bot:
         """Where there is no way on, use what there is, each once: float over lava, or freeze it."""
         if "deep" not in known.values():
             return ""
-        ways = ((nethack.POTION_CLASS, "quaff", ""), (nethack.RING_CLASS, "put on", ""), (nethack.ARMOR_CLASS, "wear", "boots"), (nethack.WAND_CLASS, "zap", ""), (nethack.TOOL_CLASS, "apply", "horn"))
+        ways = (
+            (nethack.POTION_CLASS, "quaff", ""),
+            (nethack.RING_CLASS, "put on", ""),
+            (nethack.ARMOR_CLASS, "wear", "boots"),
+            (nethack.WAND_CLASS, "zap", ""),
+            (nethack.TOOL_CLASS, "apply", "horn"),
+        )
         for oclass, verb, needs in ways:
             for letter, text in self._items(oclass):
                 if needs in text and f"{verb} {text}" not in self.used and "being worn" not in text and "on " not in text:
@@ -358,29 +379,34 @@ def _direction(a: Square, b: Square) -> str:
     return next(name for name, way in words.AROUND.items() if way == step)
 
 
-def solve(env: NetHackEnv) -> Iterator[str]:
+def solve(env: NetHackEnv) -> tuple[str, ...]:
     """The actions that win a level from where a game stands, found in a game beside it.
 
     Raises:
-        CapabilityError: the bot did not win it within its tries.
+        CapabilityError: the task is of no family that is solved, or the bot did not win it within its tries.
     """
-    real, goal = env.game, str(env.task.data["goal"])
-    left = env.limits.max_turns - len(env.episode.turns)
-    scratch = Game()
-    try:
+    if not any(env.task.data["name"] in FAMILIES[family] for family in SOLVED):
+        raise CapabilityError(f"{env.task.id} has no oracle; those of nethack/{', nethack/'.join(SOLVED)} have")
+    game = env.game
+    found = _solution(game.setup, bytes(game.keys), game.digest, str(env.task.data["goal"]), env.limits.max_turns - len(env.episode.turns))
+    if found is None:
+        raise CapabilityError(f"the search of {TRIES} tries did not win {env.task.id}")
+    return found
+
+
+@lru_cache(1024)
+def _solution(setup: Setup, keys: bytes, digest: str, goal: str, left: int) -> tuple[str, ...] | None:
+    with closing(Game()) as game:
         for number in range(TRIES):
-            scratch.replay(real.setup, bytes(real.keys), real.digest)
-            measure, done = Measure(goal, scratch), list[str]()
-            for action in Bot(scratch, goal, random.Random(number), (1.0, 0.0, 0.5)[number % 3]).actions():
+            game.replay(setup, keys, digest)
+            measure, done = Measure(goal, game), list[str]()
+            for action in Bot(game, goal, random.Random(number), (1.0, 0.0, 0.5)[number % 3]).actions():
                 if len(done) == left:
                     break
                 plan = read(action)
-                act(scratch, plan)
+                act(game, plan)
                 measure.take(plan.name)
                 done.append(action)
                 if measure.done:
-                    yield from done
-                    return
-    finally:
-        scratch.close()
-    raise CapabilityError(f"the search of {TRIES} tries did not win {env.task.id}")
+                    return tuple(done)
+    return None

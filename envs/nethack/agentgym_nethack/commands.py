@@ -15,7 +15,7 @@ DIRECTIONS = {
     "north": "k", "south": "j", "east": "l", "west": "h", "northeast": "u", "northwest": "y", "southeast": "n", "southwest": "b",
     "up": "<", "down": ">", "self": ".", "here": ".",
 }  # fmt: skip
-Asks = Literal["", "direction", "item", "item direction", "count", "item text", "items", "place"]
+Asks = Literal["", "direction", "prefix", "item", "item direction", "count", "item text", "items", "place"]
 
 
 class Form(Struct, frozen=True):
@@ -35,13 +35,13 @@ FORMS: dict[str, Form] = {
     "take off": _k("T", "item"), "put on": _k("P", "item"), "remove": _k("R", "item"), "wield": _k("w", "item"), "drop": _k("d", "item"),
     "drop several": _k("D", "items"), "apply": _k("a", "item direction"), "zap": _k("z", "item direction"), "throw": _k("t", "item direction"),
     "fire": _k("f", "direction"), "open": _k("o", "direction"), "close": _k("c", "direction"), "kick": Form(Command.KICK, "direction"),
-    "fight": _k("F", "direction"), "cast": _k("Z", "item direction"), "quiver": _k("Q", "item"), "swap weapons": _k("x"), "pay": _k("p"),
+    "fight": _k("F", "prefix"), "cast": _k("Z", "item direction"), "quiver": _k("Q", "item"), "swap weapons": _k("x"), "pay": _k("p"),
     "engrave": _k("E", "item text"), "travel": _k("_", "place"), "pray": Form(Command.PRAY), "loot": Form(Command.LOOT), "force": Form(Command.FORCE),
     "chat": Form(Command.CHAT, "direction"), "dip": Form(Command.DIP, "item"), "rub": Form(Command.RUB, "item"), "sit": Form(Command.SIT),
     "jump": Form(Command.JUMP), "offer": Form(Command.OFFER, "item"), "invoke": Form(Command.INVOKE, "item"), "untrap": Form(Command.UNTRAP, "direction"),
     "turn undead": Form(Command.TURN), "monster ability": Form(Command.MONSTER), "enhance": Form(Command.ENHANCE), "ride": Form(Command.RIDE, "direction"),
-    "tip": Form(Command.TIP, "item"), "wipe": Form(Command.WIPE), "attributes": Form(Command.ATTRIBUTES), "discoveries": _k("\\"), "overview": Form(Command.OVERVIEW),
-    "spells": _k("+"),
+    "tip": Form(Command.TIP, "item"), "wipe": Form(Command.WIPE), "attributes": Form(Command.ATTRIBUTES), "discoveries": _k("\\"),
+    "overview": Form(Command.OVERVIEW), "spells": _k("+"),
 }  # fmt: skip
 """All but directions. Nothing here gives a name to anything: what is called or named by an agent would stand where the engine's words stand."""
 
@@ -102,6 +102,8 @@ def _filled(name: str, form: Form, rest: str) -> Plan:
             return Plan((*map(ord, str(int(words[0]))), form.key), name=name)
         case "direction" if len(words) == 1 and words[0] in DIRECTIONS:
             return Plan((form.key,), direction=DIRECTIONS[words[0]], name=name)
+        case "prefix" if len(words) == 1 and words[0] in DIRECTIONS:
+            return Plan((form.key, ord(DIRECTIONS[words[0]])), name=name)
         case "item" if len(words) == 1 and _is_item(rest):
             return Plan((form.key,), item=_item(rest), name=name)
         case "item direction" if _is_item(rest[:1]) and len(words) in (1, 2) and len(words[0]) == 1 and (len(words) == 1 or words[1] in DIRECTIONS):
@@ -115,7 +117,7 @@ def _filled(name: str, form: Form, rest: str) -> Plan:
         case "place" if rest.lower() in PLACES:
             return Plan((form.key, ord(PLACES[rest.lower()])), name=name)
     wanted = {
-        "count": "a number from 1 to 200", "direction": "a direction, such as west", "item": "the letter of an item", "items": "letters of items, or all",
+        "count": "a number from 1 to 200", "direction": "a direction, such as west", "prefix": "a direction, such as west", "item": "the letter of an item", "items": "letters of items, or all",
         "item direction": "the letter of an item, and a direction where one is needed", "item text": "the letter of an item (- for fingers), and a text",
         "place": f"one of {', '.join(p for p in PLACES if len(p) > 1)}", "": "nothing",
     }  # fmt: skip

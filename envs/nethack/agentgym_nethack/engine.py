@@ -22,7 +22,8 @@ nethack.DLPATH = library()
 
 BUFFERS = ("tty_chars", "blstats", "misc", "internal", "message", "glyphs", "inv_glyphs", "inv_letters", "inv_oclasses", "inv_strs")
 OPTIONS = (
-    "color", "disclose:+i +a +v +g +c +o", "mention_walls", "nobones", "nocmdassist", "nolegacy", "nosparkle", "runmode:teleport", "showexp", "showscore", "time",
+    "color", "disclose:+i +a +v +g +c +o", "mention_walls", "nobones", "nocmdassist", "nolegacy", "nosparkle", "runmode:teleport", "showexp",
+    "showscore", "time",
 )  # fmt: skip
 ESCAPE, SPACE, ENTER = 27, 32, 13
 PICTURE: tuple[int, int] = nethack.TILE_RENDER_SHAPE[:2]
@@ -67,7 +68,7 @@ class Game:
             self._engine = self._nle._pynethack
             self._press, self.over = self._engine.step, self._engine.done
             self.arrays: dict[str, np.ndarray] = self._nle._obs_buffers
-            views = {name: memoryview(array).cast("B") if array.ndim > 1 else memoryview(array) for name, array in self.arrays.items()}  # type: ignore[arg-type]
+            views = {name: memoryview(array).cast("B") if array.ndim > 1 else memoryview(array) for name, array in self.arrays.items()}
             self.screen, self.stats, self.inside, self.asks = views["tty_chars"], views["blstats"], views["internal"], views["misc"]
             self._message = views["message"]
         self._use(setup.folder or nethack.HACKDIR)
@@ -82,8 +83,8 @@ class Game:
         here = Path(self._nle._vardir)
         os.truncate(here / "record", 0)
         link = here / "nhdat"
-        wanted = str(Path(folder) / "nhdat")
-        if os.readlink(link) != wanted:
+        wanted = Path(folder) / "nhdat"
+        if link.readlink() != wanted:
             link.unlink()
             link.symlink_to(wanted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,7 +16,8 @@ from agentgym.errors import ToolError, UnknownName
 from agentgym.messages import Tool, answer, tool
 from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym_nethack import GAMES, PER_LEVEL, words
-from agentgym_nethack.commands import keys_of, read
+from agentgym_nethack.bot import Bot, solve
+from agentgym_nethack.commands import MOVES, keys_of, read
 from agentgym_nethack.engine import OPTIONS, PICTURE, Game, Setup
 from agentgym_nethack.goals import ENOUGH, TELLS, Measure
 from agentgym_nethack.hands import act, opened, question, raw
@@ -62,8 +64,14 @@ class Move(Struct):
     name: str = ""
 
 
+EXAMPLES = [
+    *MOVES, "search 5", "search 20", "pick up all", "look", "inventory", "kick east", "kick north",
+    "open north", "open west", "eat d", "fight south", "fight west", "travel stairs down",
+]  # fmt: skip
+
+
 @tool
-def play(move: Move, action: Annotated[str, Meta(max_length=120)]) -> str:
+def play(move: Move, action: Annotated[str, Meta(max_length=120, examples=EXAMPLES)]) -> str:
     """Do one short action, such as north, far east, search 10, eat d, throw b west."""
     move.env.do(action, move)
     return move.env.describe(move)
@@ -113,7 +121,7 @@ class NetHackEnv(AgentEnv):
     tools: Mapping[str, Tool] = {"play": play}
     verifiers: ClassVar[Mapping[str, Verifier]] = {"progress": Progress(), "task": Reached()}
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("task"), delta(step("progress")), step("progress"))
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
 
     def __init__(self, *, style: str = "full", pixels: bool = False, actions: str = "names", **base: Any) -> None:
         if style not in ("full", "compact"):
@@ -188,11 +196,14 @@ class NetHackEnv(AgentEnv):
         return {"game.json": msgspec.json.encode({"setup": game.setup, "keys": list(game.keys), "digest": game.digest})}
 
     def oracle(self) -> Iterator[str]:
-        """A search over the level, for the levels that it can solve; see ``bot``."""
-        from agentgym_nethack.bot import solve
-
+        """The actions that win a level, found by a search; for the families that it can solve (``bot.SOLVED``)."""
         self._require_running()
-        return solve(self)
+        return iter(solve(self))
+
+    def player(self) -> Iterator[str]:
+        """An honest bot: explores, fights, eats, prays, goes down."""
+        self._require_running()
+        return Bot(self._game, self.task.data["goal"], random.Random(0)).actions()
 
     def _save(self) -> bytes:
         game, measure = self._game, self._measure

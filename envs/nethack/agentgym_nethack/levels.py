@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -92,7 +91,7 @@ def data_folder(name: str) -> str:
         made.mkdir()
         (lib / "nhdat").rename(made / "nhdat")
         try:
-            os.rename(made, target)
+            made.rename(target)
         except OSError:  # another process was first
             if not (target / "nhdat").exists():
                 raise

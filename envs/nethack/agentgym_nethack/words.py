@@ -17,7 +17,16 @@ CONDITIONS = {
     nethack.BL_MASK_STUN: "stunned", nethack.BL_MASK_CONF: "confused", nethack.BL_MASK_HALLU: "hallucinating", nethack.BL_MASK_LEV: "levitating",
     nethack.BL_MASK_FLY: "flying", nethack.BL_MASK_RIDE: "riding",
 }  # fmt: skip
-AROUND = {"northwest": (-1, -1), "north": (-1, 0), "northeast": (-1, 1), "west": (0, -1), "east": (0, 1), "southwest": (1, -1), "south": (1, 0), "southeast": (1, 1)}
+AROUND = {
+    "northwest": (-1, -1),
+    "north": (-1, 0),
+    "northeast": (-1, 1),
+    "west": (0, -1),
+    "east": (0, 1),
+    "southwest": (1, -1),
+    "south": (1, 0),
+    "southeast": (1, 1),
+}
 ROWS, COLUMNS = 21, 79
 HIGH, WIDE = 7, 15
 """The cropped map of the compact style."""
