@@ -117,9 +117,9 @@ def _filled(name: str, form: Form, rest: str) -> Plan:
         case "place" if rest.lower() in PLACES:
             return Plan((form.key, ord(PLACES[rest.lower()])), name=name)
     wanted = {
-        "count": "a number from 1 to 200", "direction": "a direction, such as west", "prefix": "a direction, such as west", "item": "the letter of an item", "items": "letters of items, or all",
+        "count": "a number from 1 to 200", "direction": "a direction, such as west", "prefix": "a direction, such as west",
+        "item": "the letter of an item", "items": "letters of items, or all", "place": f"one of {', '.join(p for p in PLACES if len(p) > 1)}", "": "nothing",
         "item direction": "the letter of an item, and a direction where one is needed", "item text": "the letter of an item (- for fingers), and a text",
-        "place": f"one of {', '.join(p for p in PLACES if len(p) > 1)}", "": "nothing",
     }  # fmt: skip
     raise ToolError(f"{name} takes {wanted[form.takes]}, not {rest[:40]!r}", malformed=True)
 

@@ -20,12 +20,15 @@ from agentgym_nethack.pinned import library
 
 nethack.DLPATH = library()
 
-BUFFERS = ("tty_chars", "blstats", "misc", "internal", "message", "glyphs", "inv_glyphs", "inv_letters", "inv_oclasses", "inv_strs")
+NEEDED = ("tty_chars", "blstats", "misc", "internal", "message")
+BUFFERS = (*NEEDED, "glyphs", "inv_letters", "inv_oclasses", "inv_strs")
+"""What any game needs, and what a map, an inventory or a bot needs beside it. Each costs a little at every key."""
 OPTIONS = (
     "color", "disclose:+i +a +v +g +c +o", "mention_walls", "nobones", "nocmdassist", "nolegacy", "nosparkle", "runmode:teleport", "showexp",
     "showscore", "time",
 )  # fmt: skip
 ESCAPE, SPACE, ENTER = 27, 32, 13
+ROWS = range(0, 24 * 80, 80)
 PICTURE: tuple[int, int] = nethack.TILE_RENDER_SHAPE[:2]
 """Height and width of the map in pixels."""
 
@@ -50,19 +53,18 @@ class Game:
     nutrition), and ``asks`` (a question, a line of text, a key to go on).
     """
 
-    def __init__(self, buffers: Sequence[str] = BUFFERS) -> None:
-        self._buffers = tuple(buffers)
+    def __init__(self) -> None:
         self._nle: nethack.Nethack | None = None
         self._made_for: tuple[object, ...] = ()
         self.keys = bytearray()
 
-    def start(self, setup: Setup) -> None:
-        """Begin a game."""
-        made_for = (setup.character, setup.options, setup.monsters)
+    def start(self, setup: Setup, buffers: Sequence[str] = BUFFERS) -> None:
+        """Begin a game; the engine fills these ``buffers``."""
+        made_for = (setup.character, setup.options, setup.monsters, buffers)
         if self._nle is None or made_for != self._made_for:
             self.close()
             self._nle = nethack.Nethack(
-                observation_keys=self._buffers, playername=f"Agent-{setup.character}", ttyrec=None, options=setup.options, spawn_monsters=setup.monsters
+                observation_keys=buffers, playername=f"Agent-{setup.character}", ttyrec=None, options=setup.options, spawn_monsters=setup.monsters
             )
             self._made_for, self._tiled = made_for, False
             self._engine = self._nle._pynethack
@@ -74,7 +76,7 @@ class Game:
         self._use(setup.folder or nethack.HACKDIR)
         self._nle.set_initial_seeds(*setup.seeds[:2], False, setup.seeds[2])
         self._nle.reset()
-        self.setup, self.keys = setup, bytearray()
+        self.setup, self.buffers, self.keys = setup, tuple(buffers), bytearray()
         self._chain = crc32(self.screen, crc32(repr(setup).encode()))
 
     def _use(self, folder: str) -> None:
@@ -101,9 +103,9 @@ class Game:
         """Of the setup, and of every screen since: equal where the games are the same, random numbers included."""
         return f"{len(self.keys)}.{self._chain:08x}"
 
-    def replay(self, setup: Setup, keys: bytes, digest: str) -> None:
+    def replay(self, setup: Setup, keys: bytes, digest: str, buffers: Sequence[str] = BUFFERS) -> None:
         """Begin again and press ``keys``. Raises ``EnvironmentFault`` if the game that comes out is another."""
-        self.start(setup)
+        self.start(setup, buffers)
         for key in keys:
             self.press(key)
         if self.digest != digest:
@@ -114,9 +116,9 @@ class Game:
         return bytes(self._message).partition(b"\0")[0].decode("latin-1")
 
     def text(self) -> str:
-        """The screen, 24 lines of 80."""
+        """The screen: 24 lines of at most 80, without the blanks at their ends."""
         whole = bytes(self.screen).decode("latin-1")
-        return "\n".join([whole[i : i + 80] for i in range(0, 1920, 80)])
+        return "\n".join([whole[i : i + 80].rstrip() for i in ROWS])
 
     def draw(self) -> np.ndarray:
         """The map in NetHack's own tiles: ``[height, width, 3]``, 8 bits each."""

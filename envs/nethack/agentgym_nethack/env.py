@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
+from zlib import crc32
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,7 +19,7 @@ from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym_nethack import GAMES, PER_LEVEL, words
 from agentgym_nethack.bot import Bot, solve
 from agentgym_nethack.commands import MOVES, keys_of, read
-from agentgym_nethack.engine import OPTIONS, PICTURE, Game, Setup
+from agentgym_nethack.engine import BUFFERS, NEEDED, OPTIONS, PICTURE, Game, Setup
 from agentgym_nethack.goals import ENOUGH, TELLS, Measure
 from agentgym_nethack.hands import act, opened, question, raw
 from agentgym_nethack.levels import FAMILIES, GOALS, data_folder, level
@@ -144,8 +145,11 @@ class NetHackEnv(AgentEnv):
         """The running game."""
         return self._game
 
+    def _buffers(self, task: Task) -> tuple[str, ...]:
+        return NEEDED if task.data["goal"] in ("score", "gold", "eat a lot", "eat") and not self._compact else BUFFERS
+
     def _begin(self, task: Task) -> Scene:
-        self._game.start(setup_of(task))
+        self._game.start(setup_of(task), self._buffers(task))
         pages = [] if self._raw else opened(self._game)
         self._measure = Measure(task.data["goal"], self._game)
         told = f"{task.instruction}\n\n{self.describe(Move(self, pages))}"
@@ -185,7 +189,7 @@ class NetHackEnv(AgentEnv):
 
     def _scene(self, messages: list[Message], text: str, malformed: bool = False) -> Scene:
         measure, game = self._measure, self._game
-        seen = text if self._compact else text[-1944:-160]
+        seen = text if self._compact else f"{crc32(game.screen[80:1760]):08x}"
         picture = game.draw() if self._painted else None
         end = StopReason.DONE if measure.done or game.over() else None
         return Scene(messages, game.digest, seen, end, malformed, measure.state(), picture)
@@ -203,6 +207,8 @@ class NetHackEnv(AgentEnv):
     def player(self) -> Iterator[str]:
         """An honest bot: explores, fights, eats, prays, goes down."""
         self._require_running()
+        if self._game.buffers != BUFFERS:  # the bot reads the map and the inventory: the same game, with more of it to be seen
+            self._game.replay(self._game.setup, bytes(self._game.keys), self._game.digest)
         return Bot(self._game, self.task.data["goal"], random.Random(0)).actions()
 
     def _save(self) -> bytes:
@@ -211,9 +217,10 @@ class NetHackEnv(AgentEnv):
 
     def _load(self, payload: bytes) -> None:
         setup, keys, digest, kept = msgspec.msgpack.decode(payload, type=tuple[Setup, bytes, str, dict[str, Any]])
-        self._game.start(setup)
+        buffers = self._buffers(self.task)
+        self._game.start(setup, buffers)
         self._measure = Measure(self.task.data["goal"], self._game)
-        self._game.replay(setup, keys, digest)
+        self._game.replay(setup, keys, digest, buffers)
         self._measure.keep(kept)
 
     def close(self) -> None:
