@@ -98,7 +98,7 @@ class Capabilities(Struct, frozen=True):
     blocking: bool = False
 
 
-class Scene(Struct):
+class Scene(Struct, gc=False):
     """What an author's ``_begin`` or ``_advance`` returns.
 
     ``messages`` are new to the policy. ``state`` stands for everything the future depends on, random generators included.
@@ -114,7 +114,7 @@ class Scene(Struct):
     screenshot: Any = None
 
 
-class EpisodeView(Struct, frozen=True):
+class EpisodeView(Struct, frozen=True, gc=False):
     """All that a verifier may see: the task, the record so far, and (for an outcome) the artefacts."""
 
     task: Task
@@ -155,7 +155,7 @@ class Conversation(Struct, frozen=True):
     images: Sequence[Any] = ()
 
 
-class Completion(Struct, frozen=True):
+class Completion(Struct, frozen=True, gc=False):
     """What a policy answers. ``action`` is canonical action text; ``tokens`` is what this turn appended, where known.
 
     ``waited_s`` was spent waiting to ask again: it is not the agent's working time.

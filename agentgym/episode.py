@@ -25,7 +25,7 @@ from agentgym.verdict import Culprit, Json, StopReason, Term, Verdict
 SCHEMA = 1
 
 
-class Tokens(Struct, omit_defaults=True):
+class Tokens(Struct, omit_defaults=True, gc=False):
     """What one turn appended to its segment, in order. All lists have one entry per token.
 
     ``mask`` is 1 where the policy sampled the token; ``logprobs`` are of the distribution it was sampled from (after
@@ -41,7 +41,7 @@ class Tokens(Struct, omit_defaults=True):
     segment: int = 0
 
 
-class Turn(Struct, omit_defaults=True):
+class Turn(Struct, omit_defaults=True, gc=False):
     """One observation and one action. ``observation`` holds the messages that were new before the action.
 
     ``late`` are the verdicts of sources with a state or a model, written by the rollout after the episode.

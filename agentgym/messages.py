@@ -31,14 +31,14 @@ class Message(TypedDict):
     tool_call_id: NotRequired[str]
 
 
-class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
+class ToolCall(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A call as the model wrote it; ``arguments`` are not yet checked against the tool's schema."""
 
     name: str
     arguments: dict[str, Json] = {}
 
 
-class Action(Struct, frozen=True):
+class Action(Struct, frozen=True, gc=False):
     """A parsed action. ``problem`` says what is malformed; ``prose`` and ``calls`` are then empty."""
 
     prose: str

@@ -34,7 +34,7 @@ class StopReason(enum.StrEnum):
         return self in (StopReason.DONE, StopReason.SUBMITTED, StopReason.REFUSED, StopReason.PARSE_ERROR, StopReason.OPPONENT)
 
 
-class Verdict(Struct, frozen=True, omit_defaults=True):
+class Verdict(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a verifier says about a step or an episode. ``value`` exists only where ``status`` is ``scored``."""
 
     status: Literal["scored", "tampered", "invalid"]
@@ -65,7 +65,7 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
         return Verdict("invalid", None, {}, reason[:2000], culprit)
 
 
-class Place(Struct, frozen=True, omit_defaults=True):
+class Place(Struct, frozen=True, omit_defaults=True, gc=False):
     """Where credit belongs: a turn, a ``span`` of its action's characters or of its sampled tokens, the episode, its group."""
 
     level: Literal["turn", "span", "token", "episode", "group"]
@@ -73,7 +73,7 @@ class Place(Struct, frozen=True, omit_defaults=True):
     span: tuple[int, int] | None = None
 
 
-class Term(Struct, frozen=True, omit_defaults=True):
+class Term(Struct, frozen=True, omit_defaults=True, gc=False):
     """A named number with a place. ``known_at`` is the turn at which it could first be computed; None: after the episode."""
 
     source: str

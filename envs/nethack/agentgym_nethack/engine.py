@@ -7,6 +7,7 @@ digest of every screen on the way must come out the same.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
@@ -28,7 +29,7 @@ OPTIONS = (
     "showscore", "time",
 )  # fmt: skip
 ESCAPE, SPACE, ENTER = 27, 32, 13
-ROWS = range(0, 24 * 80, 80)
+_rows = struct.Struct("80s" * 24).unpack
 PICTURE: tuple[int, int] = nethack.TILE_RENDER_SHAPE[:2]
 """Height and width of the map in pixels."""
 
@@ -117,8 +118,7 @@ class Game:
 
     def text(self) -> str:
         """The screen: 24 lines of at most 80, without the blanks at their ends."""
-        whole = bytes(self.screen).decode("latin-1")
-        return "\n".join([whole[i : i + 80].rstrip() for i in ROWS])
+        return b"\n".join(map(bytes.rstrip, _rows(self.screen))).decode("latin-1")
 
     def draw(self) -> np.ndarray:
         """The map in NetHack's own tiles: ``[height, width, 3]``, 8 bits each."""

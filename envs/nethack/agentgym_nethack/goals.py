@@ -98,8 +98,7 @@ class Measure:
         """Go on from ``state_to_keep``."""
         for k in KEPT:
             setattr(self, k, kept[k])
-        shape = self.game.arrays["glyphs"].shape
-        self._seen = {tuple(k): np.frombuffer(v, dtype=bool).reshape(shape) for k, v in kept["seen"]}
+        self._seen = {tuple(k): np.frombuffer(v, dtype=bool).reshape(nethack.DUNGEON_SHAPE) for k, v in kept["seen"]}
         self._place = tuple(kept["place"]) if kept["place"] else None
 
     @property

@@ -9,6 +9,7 @@ played again to where they were, from their actions.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import select
@@ -303,6 +304,7 @@ def _serve(env_id: str, options: dict[str, Any], games: int, memory_name: str, p
     buffer: memoryview[int] = memory.buf
     header, fd = buffer[:HEADER].cast("I"), pipe.fileno()
     envs = [make_one(env_id, **options) for _ in range(games)]
+    gc.set_threshold(50_000, 20, 50)  # records grow and hold no cycles
     number = 0
     while _asked(header, number, fd):
         number = header[ASKED]
