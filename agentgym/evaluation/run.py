@@ -162,18 +162,19 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
         if on_episode:
             on_episode(episode, len(done), len(jobs))
 
-    quarantine = Quarantine()
+    quarantine, late = Quarantine(), settler_of(env)
     with stores(out) as keep:
         await Rollout(
             make=plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
-            bounds=plan.episode, prices=plan.prices, run_meter=_used(plan.run, tried) if plan.run != Bounds() else None, grade=plan.grade, late=settler_of(env),
+            bounds=plan.episode, prices=plan.prices, run_meter=_used(plan.run, tried) if plan.run != Bounds() else None, grade=plan.grade, late=late,
             quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
         ).run(todo)  # fmt: skip
     played = [done[j.key] for j in jobs if j.key in done]
     missed = unpaid(env.reward, played)
     result = summarise(plan, policy.name, played, len(tried) - len(played), {id(e) for e in missed})
     result.unplayed = len(jobs) - len(played)
-    result.notes = [*unpaid_notes(env.reward, missed), *quarantine.notes(), *_warnings(result), *_contamination(env, [j.task for j in jobs], policy.name)]
+    said = [*unpaid_notes(env.reward, missed), *quarantine.notes(), *(late.notes() if late else ())]
+    result.notes = [*said, *_warnings(result), *_contamination(env, [j.task for j in jobs], policy.name)]
     result.wall_s, result.out = round(time.perf_counter() - began, 3), str(out) if out else None
     if out is not None:
         (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))

@@ -106,6 +106,10 @@ class Settler:
         self.dials["step"] = float(step)
         return self.dials
 
+    def notes(self) -> list[str]:
+        """What sources that have ``notes`` say at the end of a run."""
+        return [note for source in self.sources.values() for note in getattr(source, "notes", list)()]
+
     def state(self) -> bytes:
         """Everything a resumed run needs."""
         return msgspec.msgpack.encode({"dials": self.dials, "sources": {n: s.state() for n, s in self.sources.items()}})

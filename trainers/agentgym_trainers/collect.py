@@ -13,7 +13,7 @@ import msgspec
 
 from agentgym.core import AgentEnv, Policy
 from agentgym.episode import Episode, read_episodes
-from agentgym.errors import UsageError
+from agentgym.errors import CapabilityError, UsageError
 from agentgym.evaluation.run import provenance
 from agentgym.registry import make
 from agentgym.rollout import Job, Keep, Rollout
@@ -46,7 +46,8 @@ def _oracle_lengths(env: AgentEnv, ids: Sequence[str]) -> dict[str, float]:
     for task in ids:
         kind = env.taskset.get(task).kind or task
         if kind not in seen:
-            seen[kind] = float(len(oracle_episode(env, task).turns))
+            played = oracle_episode(env, task)
+            seen[kind] = float(len(played.turns)) if played is not None else float(env.limits.max_turns)
         out[task] = seen[kind]
     return out
 
@@ -65,7 +66,7 @@ class Collector:
         self.choose: Callable[..., list[Episode]] = chosen["choose"]
         self.chosen = options_of(algorithm, chosen["choose"])
         self.reward = reward_of(config, algorithm)
-        self.shown: dict[str, Episode] = {}
+        self.shown: dict[str, Episode | None] = {}
         self.shown_so_far = 0
 
     @cached_property
@@ -176,15 +177,23 @@ class Collector:
             have[episode.task].append(retold(episode, self.run.renderer, tools) if valid(episode) else episode)
 
     def demonstrate(self, n: int) -> list[Episode]:
-        """Oracle episodes with tokens, of the next ``n`` tasks of a shuffle of their own."""
-        ids = list(self.demonstrator.taskset.ids())
-        out = []
-        for _ in range(n):
+        """Oracle episodes with tokens, of the next ``n`` tasks with an oracle of a shuffle of their own.
+
+        Raises:
+            CapabilityError: none of the tasks has one.
+        """
+        ids, out = list(self.demonstrator.taskset.ids()), list[Episode]()
+        while len(out) < n:
             task = ids[(self.shown_so_far * 7919) % len(ids)]
             self.shown_so_far += 1
             if task not in self.shown:
-                self.shown[task] = tokenize(oracle_episode(self.demonstrator, task), self.run.renderer, self.demonstrator)
-            out.append(self.shown[task])
+                played = oracle_episode(self.demonstrator, task)
+                self.shown[task] = None if played is None else tokenize(played, self.run.renderer, self.demonstrator)
+            shown = self.shown[task]
+            if shown is not None:
+                out.append(shown)
+            elif len(self.shown) == len(ids) and not any(self.shown.values()):
+                raise CapabilityError(f"no task of {self.demonstrator.id} has an oracle to learn from")
         return out
 
 

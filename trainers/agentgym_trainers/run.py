@@ -198,7 +198,8 @@ def _make_tiny(config: Common) -> tuple[PreTrainedModel, Any]:
         return str(ChatRenderer._render(renderer, messages))
 
     renderer = ChatRenderer(shell)
-    texts = [text_of_episode(oracle_episode(env, task), render) for task in list(env.taskset.ids())[:1500]]
+    played = (oracle_episode(env, task) for task in list(env.taskset.ids())[:1500])
+    texts = [text_of_episode(episode, render) for episode in played if episode is not None]
     env.close()
     tokenizer = tiny_tokenizer(texts)
     return tiny_model(tokenizer, config.seed, context=config.context), tokenizer
@@ -267,7 +268,7 @@ def result_of(run: Run, algorithm: str, reward: str, after: Measured, seconds: f
     assert run.before is not None
     first, last = (str(checkpoint.folder_of(run.out, step)) for step in (0, run.step))
     seen = [] if rank() else _contamination(run)
-    notes = list(dict.fromkeys([*run.said, *run.quarantine.notes(), *seen]))
+    notes = list(dict.fromkeys([*run.said, *run.quarantine.notes(), *(run.late.notes() if run.late else ()), *seen]))
     numbers = (run.engine.generated, run.tokens_trained, round(seconds, 2), str(run.out), run.notes, notes)
     result = TrainResult(resolve(run.config.env), algorithm, reward, run.step, run.before, after, first, last, *numbers)
     if rank():

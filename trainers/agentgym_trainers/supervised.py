@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from transformers import PreTrainedModel
 
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode, Tokens
+from agentgym.errors import CapabilityError
 from agentgym.messages import assistant_message
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import OUTSIDE, make_batch
 from agentgym_trainers.update import Part, update
 
 
-def oracle_episode(env: AgentEnv, task: str) -> Episode:
-    """One oracle episode of a task, without tokens."""
+def oracle_episode(env: AgentEnv, task: str) -> Episode | None:
+    """One oracle episode of a task, without tokens; None where there is no oracle for it."""
     env.reset(seed=0, options={"task": task})
-    for action in env.oracle():
+    try:
+        script = env.oracle()
+    except CapabilityError:
+        return None
+    for action in script:
         *_, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             break
@@ -45,6 +51,25 @@ def text_of_episode(episode: Episode, renderer_template: Callable[[Sequence[obje
     return renderer_template([*messages, *episode.closing])
 
 
+def demonstrations(env: AgentEnv, renderer: ChatRenderer, tasks: Sequence[str], seed: int) -> Iterator[Episode]:
+    """Oracle episodes with tokens of the tasks that have an oracle, reshuffled each time they run out.
+
+    Raises:
+        CapabilityError: none of the tasks has one.
+    """
+    rng, left, made = random.Random(seed), list(tasks), dict[str, Episode]()
+    while left:
+        for task in rng.sample(left, len(left)):
+            if task not in made:
+                played = oracle_episode(env, task)
+                if played is None:
+                    left.remove(task)
+                    continue
+                made[task] = tokenize(played, renderer, env)
+            yield made[task]
+    raise CapabilityError(f"no task of {env.id} that was tried has an oracle; --warm-steps 0 begins without one")
+
+
 def warm_start(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
@@ -62,18 +87,11 @@ def warm_start(
 
     ``on_step`` gets each update's number and metrics; it stops the warm start by returning True.
     """
-    rng = random.Random(seed)
-    made: dict[str, Episode] = {}
-    queue: list[str] = []
+    shown = demonstrations(env, renderer, tasks, seed)
     for step in range(steps):
-        while len(queue) < batch_size:
-            queue += rng.sample(list(tasks), len(tasks))
-        chosen, queue = queue[:batch_size], queue[batch_size:]
-        for task in chosen:
-            if task not in made:
-                made[task] = tokenize(oracle_episode(env, task), renderer, env)
+        chosen = list(islice(shown, batch_size))
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 10)
-        batch = make_batch([made[t] for t in chosen], [1.0] * batch_size, "token")
+        batch = make_batch(chosen, [1.0] * batch_size, "token")
         if on_step(step, update(model, optimizer, [Part(batch, "reinforce")])):
             return

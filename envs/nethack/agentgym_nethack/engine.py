@@ -30,8 +30,6 @@ OPTIONS = (
 )  # fmt: skip
 ESCAPE, SPACE, ENTER = 27, 32, 13
 _rows = struct.Struct("80s" * 24).unpack
-PICTURE: tuple[int, int] = nethack.TILE_RENDER_SHAPE[:2]
-"""Height and width of the map in pixels."""
 
 
 class Setup(Struct, frozen=True):
@@ -67,7 +65,7 @@ class Game:
             self._nle = nethack.Nethack(
                 observation_keys=buffers, playername=f"Agent-{setup.character}", ttyrec=None, options=setup.options, spawn_monsters=setup.monsters
             )
-            self._made_for, self._tiled = made_for, False
+            self._made_for = made_for
             self._engine = self._nle._pynethack
             self._press, self.over = self._engine.step, self._engine.done
             self.arrays: dict[str, np.ndarray] = self._nle._obs_buffers
@@ -119,16 +117,6 @@ class Game:
     def text(self) -> str:
         """The screen: 24 lines of at most 80, without the blanks at their ends."""
         return b"\n".join(map(bytes.rstrip, _rows(self.screen))).decode("latin-1")
-
-    def draw(self) -> np.ndarray:
-        """The map in NetHack's own tiles: ``[height, width, 3]``, 8 bits each."""
-        assert self._nle is not None
-        if not self._tiled:
-            self._nle.setup_tiles()
-            self._tiled = True
-        picture = np.zeros((*PICTURE, 3), dtype=np.uint8)
-        self._nle.draw_frame(picture)
-        return picture
 
     def close(self) -> None:
         """End the engine; idempotent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 from zlib import crc32
@@ -19,10 +19,11 @@ from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym_nethack import GAMES, PER_LEVEL, words
 from agentgym_nethack.bot import Bot, solve
 from agentgym_nethack.commands import MOVES, keys_of, read
-from agentgym_nethack.engine import BUFFERS, NEEDED, OPTIONS, PICTURE, Game, Setup
+from agentgym_nethack.engine import BUFFERS, NEEDED, OPTIONS, Game, Setup
 from agentgym_nethack.goals import ENOUGH, TELLS, Measure
 from agentgym_nethack.hands import act, opened, question, raw
 from agentgym_nethack.levels import FAMILIES, GOALS, data_folder, level
+from agentgym_nethack.pixels import SHAPE, draw
 
 SYSTEM = (
     "You play NetHack. Say one short action a turn, and nothing else: a direction (north, far east, down), search 10, or a command with an item or a "
@@ -54,7 +55,7 @@ class Reached(Struct, frozen=True):
         facts = next((t.facts for t in reversed(view.episode.turns) if t.facts), {})
         goal = view.task.data["goal"]
         value = facts.get("progress", 0.0) if goal == "score" or goal in ENOUGH else float(bool(facts.get("done")))
-        return Verdict.scored(value, **{k: v for k, v in facts.items() if k not in ("done", "calls")})
+        return Verdict.scored(value, **{k: v for k, v in facts.items() if k not in ("done", "caption")})
 
 
 class Move(Struct):
@@ -62,7 +63,6 @@ class Move(Struct):
 
     env: NetHackEnv
     pages: list[str] = []
-    name: str = ""
 
 
 EXAMPLES = [
@@ -85,11 +85,14 @@ def seeds_of(task_id: str) -> tuple[int, int, int]:
 
 
 @cache
-def tasks_of(name: str, split: str) -> TaskSet:
-    """The tasks of an environment: games by number, or its levels in turn, each with seeds of its own."""
-    if name in DUNGEON:
-        return TaskSet([f"{name}.{split}.{n}" for n in range(GAMES[split])], _task)
-    return TaskSet([f"{each}.{split}.{n}" for n in range(PER_LEVEL[split]) for each in FAMILIES[name]], _task)
+def tasks_of(name: str, split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
+    """The tasks of an environment: games by number, or its levels (those of ``kinds``, if any) in turn, each with seeds of its own."""
+    known = [name] if name in DUNGEON else FAMILIES[name]
+    for kind in kinds:
+        if kind not in known:
+            raise UnknownName(f"level of nethack/{name}", kind, known)
+    each = GAMES[split] if name in DUNGEON else PER_LEVEL[split]
+    return TaskSet([f"{kind}.{split}.{n}" for n in range(each) for kind in known if not kinds or kind in kinds], _task)
 
 
 def _task(task_id: str) -> Task:
@@ -115,7 +118,7 @@ def setup_of(task: Task) -> Setup:
 
 class NetHackEnv(AgentEnv):
     """A game of NetHack. Options: ``style`` (``full``: the screen, ``compact``: in words, with the map around), ``pixels`` beside the text,
-    ``actions`` (``names``, or the ``keys`` of the game itself).
+    ``actions`` (``names``, or the ``keys`` of the game itself), ``kinds`` (one or several) to play some levels of a family only.
     """
 
     id = "nethack/score-v0"
@@ -124,21 +127,22 @@ class NetHackEnv(AgentEnv):
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("task"), delta(step("progress")), step("progress"))
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
 
-    def __init__(self, *, style: str = "full", pixels: bool = False, actions: str = "names", **base: Any) -> None:
+    def __init__(self, *, style: str = "full", pixels: bool = False, actions: str = "names", kinds: str | Iterable[str] = (), **base: Any) -> None:
         if style not in ("full", "compact"):
             raise UnknownName("style", style, ("full", "compact"))
         if actions not in ("names", "keys"):
             raise UnknownName("kind of actions", actions, ("names", "keys"))
         self._compact, self._raw = style == "compact", actions == "keys"
+        self._kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
         self._game = Game()
         self._painted = pixels or base.get("render_mode") == "rgb_array"
         if pixels:
-            self.screen = PICTURE
+            self.screen = SHAPE
         super().__init__(**base)
 
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split."""
-        return tasks_of(self.id.partition("/")[2].rpartition("-v")[0], split)
+        return tasks_of(self.id.partition("/")[2].rpartition("-v")[0], split, self._kinds)
 
     @property
     def game(self) -> Game:
@@ -146,11 +150,11 @@ class NetHackEnv(AgentEnv):
         return self._game
 
     def _buffers(self, task: Task) -> tuple[str, ...]:
-        return NEEDED if task.data["goal"] in ("score", "gold", "eat a lot", "eat") and not self._compact else BUFFERS
+        return NEEDED if task.data["goal"] in ("score", "gold", "eat a lot", "eat") and not (self._compact or self._painted) else BUFFERS
 
     def _begin(self, task: Task) -> Scene:
         self._game.start(setup_of(task), self._buffers(task))
-        pages = [] if self._raw else opened(self._game)
+        pages = self._pages = [] if self._raw else opened(self._game)
         self._measure = Measure(task.data["goal"], self._game)
         told = f"{task.instruction}\n\n{self.describe(Move(self, pages))}"
         return self._scene([{"role": "system", "content": RAW if self._raw else SYSTEM}, {"role": "user", "content": told}], told)
@@ -164,7 +168,7 @@ class NetHackEnv(AgentEnv):
         try:
             self.do(action.prose, move)
         except ToolError as error:
-            malformed = error.malformed
+            malformed, self._pages = error.malformed, []
             move.pages = [f"error: {error}"]
         text = self.describe(move)
         return self._scene([{"role": "user", "content": text}], text, malformed)
@@ -172,7 +176,7 @@ class NetHackEnv(AgentEnv):
     def do(self, line: str, move: Move) -> None:
         """Do one action by its name, or by its keys."""
         plan = keys_of(line) if self._raw else read(line)
-        move.pages, move.name = (raw if self._raw else act)(self._game, plan), plan.name
+        move.pages = self._pages = (raw if self._raw else act)(self._game, plan)
         self._measure.take(plan.name)
 
     def describe(self, move: Move) -> str:
@@ -190,9 +194,12 @@ class NetHackEnv(AgentEnv):
     def _scene(self, messages: list[Message], text: str, malformed: bool = False) -> Scene:
         measure, game = self._measure, self._game
         seen = text if self._compact else f"{crc32(game.screen[80:1760]):08x}"
-        picture = game.draw() if self._painted else None
+        picture = draw(game.arrays["glyphs"]) if self._painted else None
         end = StopReason.DONE if measure.done or game.over() else None
-        return Scene(messages, game.digest, seen, end, malformed, measure.state(), picture)
+        facts = measure.state()
+        if caption := " ".join([*self._pages, game.message()]).strip():
+            facts["caption"] = caption
+        return Scene(messages, game.digest, seen, end, malformed, facts, picture)
 
     def _artefacts(self) -> Mapping[str, bytes]:
         """The game itself: its setup and every key, by which anyone can play it again."""

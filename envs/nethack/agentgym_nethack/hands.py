@@ -11,13 +11,20 @@ from agentgym_nethack.engine import ENTER, ESCAPE, SPACE, Game
 MOST = 80
 """So many keys may one action need to come to rest."""
 _MENU = re.compile(r"\((end|\d+ of \d+)\)")
+_ENTRY = re.compile(r"[a-zA-Z$] [-+] ")
+TOLD = ("inventory", "attributes", "discoveries", "overview", "look", "eat", "wield", "wear", "put on", "quaff", "drink", "read", "zap", "throw", "")
+"""Actions whose menus only tell something."""
 _NAMING = re.compile(r"\b(call|name)\b.*\?", re.IGNORECASE)
 _FLOOR = re.compile(r"\b(here|there)[;,].*\? \[ynq")
 
 
 def question(game: Game) -> str:
     """What NetHack waits to be told; empty where it waits for the next command."""
-    if not (game.asks[0] or game.asks[1]) or game.over():
+    if game.over():
+        return ""
+    if game.asks[2]:
+        return "\n".join(["choose by answer and letters, or answer esc", *_page(game)])
+    if not (game.asks[0] or game.asks[1]):
         return ""
     return game.message().strip() or "NetHack waits for a line of text."
 
@@ -31,8 +38,8 @@ def act(game: Game, plan: Plan) -> list[str]:
     if plan.answering:
         _answer(game, plan.text)
     else:
-        for _ in range(5):
-            if not (game.asks[0] or game.asks[1]):
+        for _ in range(8):
+            if not (game.asks[0] or game.asks[1] or game.asks[2]):
                 break
             game.press(ESCAPE)
         for key in plan.keys:
@@ -59,7 +66,13 @@ def raw(game: Game, plan: Plan) -> list[str]:
 
 
 def _answer(game: Game, text: str) -> None:
-    if game.asks[1]:
+    if game.asks[2]:
+        chosen = "" if text.lower() == "esc" else "," if text.lower() == "all" else "".join(text.split())[:40]
+        if chosen:
+            _select(game, chosen)
+        else:
+            game.press(ESCAPE)
+    elif game.asks[1]:
         for key in text[:70].encode("ascii", "ignore"):
             game.press(key)
         game.press(ENTER)
@@ -85,7 +98,10 @@ def _settled(game: Game, plan: Plan) -> list[str]:
         if game.over():
             break
         if asks[2]:
-            pages += _page(game)
+            page = _page(game)
+            if not items and plan.name not in TOLD and _offers(game, page):
+                break
+            pages += page
             items = _choose(game, items)
         elif asks[1]:
             _forbid_names(game)
@@ -117,12 +133,24 @@ def _settled(game: Game, plan: Plan) -> list[str]:
     return pages
 
 
+def _select(game: Game, letters: str) -> None:
+    """Choose entries of a menu; one that takes a single choice is closed by it."""
+    title = _page(game)[:1]
+    for key in letters.encode("ascii", "ignore"):
+        game.press(key)
+    if game.asks[2] and _page(game)[:1] == title:
+        game.press(ENTER)
+
+
+def _offers(game: Game, page: list[str]) -> bool:
+    """Whether a page is a menu to choose from."""
+    return any(_ENTRY.match(line) for line in page) and _MENU.search(bytes(game.screen).decode("latin-1")) is not None
+
+
 def _choose(game: Game, items: str) -> str:
     """Go on to the next page; in a menu that offers a choice, choose ``items``. What is left to be chosen."""
     if items and _MENU.search(bytes(game.screen).decode("latin-1")):
-        for key in "," if items == "*" else items:
-            game.press(ord(key))
-        game.press(ENTER)
+        _select(game, "," if items == "*" else items)
         return ""
     game.press(SPACE)
     return items

@@ -10,6 +10,7 @@ import tomllib
 import warnings
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nle.nethack.nethack import HACKDIR
 from agentgym.errors import EnvironmentFault
 from agentgym.sandbox import state_folder
 
+_LIB = Path(next(iter(find_spec("minihack").submodule_search_locations))) / "lib"  # type: ignore[union-attr, arg-type]  # it is installed
 _TABLE = tomllib.loads(Path(__file__).with_name("levels.toml").read_text())
 FAMILIES: dict[str, list[str]] = _TABLE["families"]
 GOALS: dict[str, str] = _TABLE["goals"]
@@ -68,25 +70,27 @@ def level(name: str) -> Level:
 
 @cache
 def data_folder(name: str) -> str:
-    """A folder with the ``nhdat`` in which the level stands for NetHack's first one; compiled on first use.
+    """The folder of the level of that name, see ``compiled``."""
+    return compiled(level(name).text)
+
+
+def compiled(text: str) -> str:
+    """A folder with an ``nhdat`` in which a level stands for NetHack's first one; made on first use.
 
     Raises:
         EnvironmentFault: NetHack's level compiler refuses it.
     """
-    text = level(name).text
     target = state_folder() / "nethack" / hashlib.sha256(text.encode()).hexdigest()[:16]
     if (target / "nhdat").exists():
         return str(target)
-    import minihack.base
-
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         lib = Path(scratch) / "lib"
-        shutil.copytree(minihack.base.LIB_DIR, lib)
+        shutil.copytree(_LIB, lib)
         (lib / "mylevel.des").write_text(text)
-        _run([f"{HACKDIR}/lev_comp", "mylevel.des"], lib, name)
+        _run([f"{HACKDIR}/lev_comp", "mylevel.des"], lib)
         (lib / "mylevel.des").unlink()
-        _run([f"{HACKDIR}/dlb", "cf", "nhdat", *sorted(p.name for p in lib.iterdir())], lib, name)
+        _run([f"{HACKDIR}/dlb", "cf", "nhdat", *sorted(p.name for p in lib.iterdir())], lib)
         made = Path(scratch) / "made"
         made.mkdir()
         (lib / "nhdat").rename(made / "nhdat")
@@ -98,7 +102,7 @@ def data_folder(name: str) -> str:
     return str(target)
 
 
-def _run(command: list[str], folder: Path, name: str) -> None:
+def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise EnvironmentFault(f"level {name} cannot be compiled: {(done.stdout + done.stderr)[-300:]}")
+        raise EnvironmentFault(f"a level cannot be compiled: {(done.stdout + done.stderr)[-300:]}")
