@@ -49,6 +49,14 @@ def test_counts_fall_with_the_root_and_first_visits_pay_once():
     assert judged(Novelty("first", life="episode"), view, view) == [[1, 1, 0, 0]] * 2
 
 
+def test_messages_are_counted_by_their_captions():
+    view = episode("start", "a", "a", "b")
+    for turn, caption in zip(view.episode.turns, ("It is locked.", "It opens.", "It is locked."), strict=True):
+        turn.facts["caption"] = caption
+    assert judged(load("verifiers", "messages")(), view) == [pytest.approx([1, 1, 2**-0.5])]
+    assert judged(Novelty(of="caption"), episode("start", "a", "a", "b")) == [pytest.approx([1, 2**-0.5, 1])]
+
+
 def test_novelty_is_bounded_and_forgets_what_was_not_seen_for_longest():
     source = Novelty("first", capacity=2)
     assert [source.visit(x) for x in "abacab"] == [1, 1, 0, 1, 0, 1]
@@ -296,9 +304,24 @@ def test_a_source_that_hangs_is_cut_off():
     assert [t.source for t in view.episode.terms] == ["task"] and view.episode.turns[0].late["novelty"].status == "invalid"
 
 
-def test_every_source_is_installed_under_its_name():
+def test_every_source_is_installed_under_its_name(monkeypatch):
+    monkeypatch.setenv("AGENTGYM_ANNOTATOR", "words:gold")
     names = set(installed("verifiers"))
-    assert names >= {"novelty", "archive", "distillation", "curiosity", "hindsight", "answer", "vote", "subgoals", "progress", "without", "onward"}
+    assert names >= {
+        "novelty",
+        "messages",
+        "annotation",
+        "archive",
+        "distillation",
+        "curiosity",
+        "hindsight",
+        "answer",
+        "vote",
+        "subgoals",
+        "progress",
+        "without",
+        "onward",
+    }
     for name in names:
         made = load("verifiers", name)()
         assert made.level in ("step", "outcome") and made.scope in ("episode", "group", "batch")

@@ -29,6 +29,7 @@ from agentgym_verifiers.intrinsic.features import hashed
 import agentgym
 from agentgym.checks import check
 from agentgym.core import StopReason
+from agentgym.episode import read_episodes
 from agentgym.errors import CapabilityError, EnvironmentFault, UnknownName, UsageError
 from agentgym.evaluation.run import Plan, evaluate
 from agentgym.policies import resolve
@@ -120,7 +121,7 @@ def test_the_screen_is_24_lines_and_the_compact_style_is_short():
 
 
 def test_pictures_stand_beside_the_text():
-    env = agentgym.make("nethack/room", pixels=True, render_mode="rgb_array")
+    env = agentgym.make("nethack/room", style="pixels", render_mode="rgb_array")
     observation, _ = env.reset(seed=1)
     assert env.observation_space.contains(observation) and observation["screenshot"].max() > 50
     moved = env.step("east")[0]["screenshot"]
@@ -288,6 +289,15 @@ def test_a_game_goes_on_from_a_snapshot_and_forks_are_its_own():
     fresh = agentgym.make("nethack/score")
     fresh.restore(point)
     assert walk(fresh, 40, 9) == future and fresh._measure.state() == env._measure.state()
+
+
+def test_monte_carlo_credit_of_each_step_comes_from_forks_of_the_game(tmp_path):
+    options = {"style": "compact", "kinds": ["Room-Random-5x5"], "limits": {"max_turns": 8}}
+    plan = Plan(env="nethack/room-v0", tasks=2, options=options, reward="outcome('task') + delta(late('onward'))")
+    result = anyio.run(evaluate, plan, resolve("random"), tmp_path / "run")
+    assert result.valid == 2
+    episodes = list(read_episodes(tmp_path / "run" / "episodes.jsonl"))
+    assert all(t.late["onward"].status == "scored" for e in episodes for t in e.turns)
 
 
 # Several games

@@ -34,7 +34,7 @@ RAW = "You play NetHack by its own keys: say the keys to press and nothing else,
 DUNGEON = {"score": "score", "staircase": "stairs", "staircase-pet": "pet", "oracle": "oracle", "gold": "gold", "eat": "eat a lot", "scout": "scout"}
 DUNGEON_TURNS = {"staircase": 1000, "staircase-pet": 1000}
 DUNGEON_OPTIONS = ("autopickup", "pickup_types:$?!/", "pickup_burden:unencumbered")
-Style = Literal["full", "compact"]
+STYLES = ("full", "compact", "pixels")
 
 
 class Progress(Struct, frozen=True):
@@ -117,8 +117,8 @@ def setup_of(task: Task) -> Setup:
 
 
 class NetHackEnv(AgentEnv):
-    """A game of NetHack. Options: ``style`` (``full``: the screen, ``compact``: in words, with the map around), ``pixels`` beside the text,
-    ``actions`` (``names``, or the ``keys`` of the game itself), ``kinds`` (one or several) to play some levels of a family only.
+    """A game of NetHack. Options: ``style`` (``full``: the screen, ``compact``: in words, with the map around, ``pixels``: a picture beside the
+    screen), ``actions`` (``names``, or the ``keys`` of the game itself), ``kinds`` (one or several) to play some levels of a family only.
     """
 
     id = "nethack/score-v0"
@@ -127,16 +127,16 @@ class NetHackEnv(AgentEnv):
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("task"), delta(step("progress")), step("progress"))
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
 
-    def __init__(self, *, style: str = "full", pixels: bool = False, actions: str = "names", kinds: str | Iterable[str] = (), **base: Any) -> None:
-        if style not in ("full", "compact"):
-            raise UnknownName("style", style, ("full", "compact"))
+    def __init__(self, *, style: str = "full", actions: str = "names", kinds: str | Iterable[str] = (), **base: Any) -> None:
+        if style not in STYLES:
+            raise UnknownName("style", style, STYLES)
         if actions not in ("names", "keys"):
             raise UnknownName("kind of actions", actions, ("names", "keys"))
         self._compact, self._raw = style == "compact", actions == "keys"
         self._kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
         self._game = Game()
-        self._painted = pixels or base.get("render_mode") == "rgb_array"
-        if pixels:
+        self._painted = style == "pixels" or base.get("render_mode") == "rgb_array"
+        if style == "pixels":
             self.screen = SHAPE
         super().__init__(**base)
 

@@ -27,12 +27,12 @@ from agentgym.core import Conversation, EpisodeView, Policy
 from agentgym.errors import AgentGymError, UsageError
 from agentgym.policies import resolve
 from agentgym.verdict import Verdict
-from agentgym_verifiers.intrinsic.features import SIZE, arrays, hashed, seen_after, unarrays
+from agentgym_verifiers.intrinsic.features import SIZE, arrays, captions, hashed, unarrays
 from agentgym_verifiers.intrinsic.nets import Net
 
 VARIABLE = "AGENTGYM_ANNOTATOR"
-QUEUE, BATCH, LONGEST = 512, 8, 240
-"""Captions that may wait, that are asked about at a time, and their longest length in characters."""
+QUEUE, BATCH = 512, 8
+"""Captions that may wait, and that are asked about at a time."""
 PAUSE = 0.5
 """Seconds without a question after an annotator failed."""
 
@@ -142,35 +142,34 @@ class Annotation:
         await anyio.lowlevel.checkpoint()
         out = []
         for view in views:
-            captions = captions_of(view)
-            self._offer(captions)
+            said = captions(view.episode)
+            self._offer(said)
             times = Counter[str]()
-            values = self.values(captions)
             row = []
-            for caption, value in zip(captions, values, strict=True):
+            for caption, value in zip(said, self.values(said), strict=True):
                 times[caption] += 1
                 row.append(Verdict("scored", float(value) / times[caption] ** 0.5 if caption else 0.0))
             out.append(row)
         return out
 
-    def values(self, captions: Sequence[str]) -> np.ndarray[Any, Any]:
+    def values(self, said: Sequence[str]) -> np.ndarray[Any, Any]:
         """``[B]`` of what was distilled so far; 0 before anything was."""
         with self._lock:
             if self.form == "hash":
-                return np.array([self.known.get(c, 0.0) for c in captions])
-            if not self.net.steps or not captions:
-                return np.zeros(len(captions))
-            raw_B = self.net.forward(hashed(list(captions)))[:, 0].astype(np.float64)
+                return np.array([self.known.get(c, 0.0) for c in said])
+            if not self.net.steps or not said:
+                return np.zeros(len(said))
+            raw_B = self.net.forward(hashed(list(said)))[:, 0].astype(np.float64)
         if self.form == "rank":
             raw_B = (raw_B - self.middle) / max(self.spread, 1e-6)
         return 0.5 * (1.0 + np.tanh(0.5 * raw_B))
 
-    def _offer(self, captions: Sequence[str]) -> None:
+    def _offer(self, said: Sequence[str]) -> None:
         """Put new captions into the queue; never wait."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="agentgym-annotator", daemon=True)
             self._thread.start()
-        for caption in dict.fromkeys(captions):
+        for caption in dict.fromkeys(said):
             if caption and caption not in self._asked:
                 try:
                     self._queue.put_nowait(caption)
@@ -271,9 +270,3 @@ class Annotation:
         self.known, self.counts = dict(rest["known"]), Counter(rest["counts"])
         self.middle, self.spread, self._pool = rest["middle"], rest["spread"], list(rest["pool"])
         self._asked |= self.known.keys()
-
-
-def captions_of(view: EpisodeView) -> list[str]:
-    """What each turn led to, in short."""
-    seen = seen_after(view.episode)
-    return [str(t.facts.get("caption", text))[:LONGEST].strip() for t, text in zip(view.episode.turns, seen, strict=True)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agentgym.episode import Episode
 from agentgym.messages import text_of
 
-SIZE = 256
+SIZE, LONGEST = 256, 240
 Vectors = NDArray[np.float32]
 _MIX = np.array([2654435761, 40503, 2246822519], dtype=np.uint32)
 
@@ -41,6 +41,11 @@ def seen_after(episode: Episode) -> list[str]:
 def seen_before(episode: Episode) -> list[str]:
     """What the agent saw before each turn."""
     return [text_of(t.observation) if t.observation else "" for t in episode.turns]
+
+
+def captions(episode: Episode) -> list[str]:
+    """What each turn led to, in short: its fact ``caption``, else the beginning of what was seen after it."""
+    return [str(t.facts.get("caption", text))[:LONGEST].strip() for t, text in zip(episode.turns, seen_after(episode), strict=True)]
 
 
 def arrays(of: Mapping[str, np.ndarray[Any, Any]], rest: Any = None) -> bytes:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
 
 from agentgym.core import EpisodeView, Policy
 from agentgym.verdict import Verdict
-from agentgym_verifiers.intrinsic.features import arrays, hashed, seen_after, unarrays
+from agentgym_verifiers.intrinsic.features import arrays, captions, hashed, seen_after, unarrays
 
 
 class Novelty:
     """1/√n at the n-th visit of an anchor (``form="count"``), or 1 at the first and 0 ever after (``"first"``).
 
     Source of the count form: Strehl and Littman, "An analysis of model-based Interval Estimation for Markov Decision Processes".
-    Beyond ``capacity`` anchors the one not visited for the longest time is forgotten. ``life``: over the ``run``, or each ``episode``.
+    Beyond ``capacity`` anchors the one not visited for the longest time is forgotten. ``life``: over the ``run``, or each ``episode``. ``of``:
+    what is counted, the ``anchor`` or the ``caption`` of what a turn led to.
     """
 
     level: ClassVar[Literal["step"]] = "step"
     scope: ClassVar[Literal["episode"]] = "episode"
 
-    def __init__(self, form: Literal["count", "first"] = "count", life: Literal["run", "episode"] = "run", capacity: int = 1_000_000) -> None:
-        self.form, self.life, self.capacity = form, life, capacity
+    def __init__(
+        self,
+        form: Literal["count", "first"] = "count",
+        life: Literal["run", "episode"] = "run",
+        capacity: int = 1_000_000,
+        of: Literal["anchor", "caption"] = "anchor",
+    ) -> None:
+        self.form, self.life, self.capacity, self.of = form, life, capacity, of
         self.counts: OrderedDict[str, int] = OrderedDict()
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
@@ -34,7 +41,8 @@ class Novelty:
         for view in views:
             if self.life == "episode":
                 self.counts.clear()
-            out.append([Verdict("scored", self.visit(t.anchor)) for t in view.episode.turns])
+            seen = captions(view.episode) if self.of == "caption" else [t.anchor for t in view.episode.turns]
+            out.append([Verdict("scored", self.visit(s) if s else 0.0) for s in seen])
         return out
 
     def visit(self, anchor: str) -> float:
@@ -52,6 +60,11 @@ class Novelty:
     def load_state(self, state: bytes) -> None:
         """Continue from ``state``."""
         self.counts = OrderedDict(msgspec.msgpack.decode(state, type=list[tuple[str, int]]))
+
+
+def Messages(**settings: Any) -> Novelty:  # noqa: N802  # an entry point that reads like a class
+    """``Novelty`` of captions: of NetHack's messages, say."""
+    return Novelty(**{"of": "caption", **settings})
 
 
 class ArchiveNovelty:
