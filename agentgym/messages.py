@@ -190,7 +190,7 @@ def answer(
     the rest of the line.
     """
     written = bool(action.calls) or not short
-    calls = action.calls or ([_short(tools, action.prose)] if short and action.prose else [])
+    calls = action.calls or ([short_call(tools, action.prose)] if short and action.prose else [])
     if not calls:
         return Answers([{"role": "user", "content": f"error: there is no tool call; {hint}"}])
     messages, states = list[Message](), list[str]()
@@ -206,7 +206,7 @@ def answer(
     return Answers(messages, states)
 
 
-def _short(tools: Mapping[str, Tool], line: str) -> ToolCall:
+def short_call(tools: Mapping[str, Tool], line: str) -> ToolCall:
     """The call of a short action, its arguments still text."""
     name, _, rest = line.strip().partition(" ")
     names = (tools[name].names if name in tools else ()) or ((rest,) if rest else ())

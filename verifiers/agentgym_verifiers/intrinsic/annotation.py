@@ -252,6 +252,8 @@ class Annotation:
     def notes(self) -> list[str]:
         """What the annotator missed, for the end of a run."""
         missed = {k: self.counts[k] for k in ("failed", "unclear", "dropped") if self.counts[k]}
+        if waiting := self._queue.unfinished_tasks:
+            missed["without an answer yet"] = waiting
         if not missed:
             return []
         said = ", ".join(f"{n} {k}" for k, n in missed.items())
