@@ -24,8 +24,6 @@ from agentgym_web.session import OUTLINE, TOOLS, Session
 
 SIZE = (500, 320)
 """Width and height of the page."""
-UNTIDY = ("email-inbox", "email-inbox-forward-nl", "email-inbox-noscroll", "email-inbox-star-reply")
-"""Pages that remember the episode before: they are loaded anew."""
 PATIENCE = 30.0
 NOW = 1_767_225_600_000
 """When every episode begins, for the page: milliseconds since 1970, the first of January 2026."""
@@ -34,12 +32,18 @@ SYSTEM = (
     "drag 95 96, scroll 97 100, double_click 98, highlight 99, click_at 60 80, drag_at 10 20 80 90, wait. Numbers in brackets are elements."
 )
 TELL = "Do what the page asks at its top."
-READ = """() => ({
+SETTLED = "await Promise.all([...document.images].map((i) => i.complete || new Promise((done) => { i.onload = i.onerror = done; })));"
+"""Layout is not what it will be until every picture is there."""
+READ = (
+    "async () => { "
+    + SETTLED
+    + """ return {
   asks: (u => typeof u === 'string' ? u : u.utterance)(core.getUtterance()), done: WOB_DONE_GLOBAL, raw: WOB_RAW_REWARD_GLOBAL,
   reason: WOB_REWARD_REASON, seen: window.__agentgym.outline(),
   values: [...document.querySelectorAll('input, textarea, select')].map((e) => ['checkbox', 'radio'].includes(e.type) ? e.checked : e.value),
   scrolled: [...document.querySelectorAll('*')].filter((e) => e.scrollTop).map((e) => e.scrollTop),
-})"""
+}; }"""
+)
 BEGIN = "seed => { if (document.activeElement) document.activeElement.blur(); window.__agentgym.forget(); Math.seedrandom(seed); core.startEpisodeReal(); }"
 
 
@@ -135,12 +139,10 @@ class MiniwobEnv(AgentEnv):
         if self._session is None or self._session.leased.broken:
             self._session = Session(await host().lease(name, self._origin, SIZE))
         page, url = self._session.page, f"{self._origin}/miniwob/{name}.html"
-        if new := page.url == "about:blank":
+        if page.url == "about:blank":
             await page.clock.install(time=NOW)
             await page.add_init_script(OUTLINE)
-        if new or name in UNTIDY:
             await page.goto(url, wait_until="load")
-        if new:
             await page.clock.pause_at(NOW + 10_000)
         await page.evaluate(BEGIN, str(task.data["seed"]))
         await page.mouse.move(0, 0)
