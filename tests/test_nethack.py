@@ -9,8 +9,10 @@ import signal
 import statistics
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import anyio
+import msgspec
 import numpy as np
 import pytest
 from agentgym_nethack import DUNGEON, LEVELS, SPECS
@@ -22,6 +24,7 @@ from agentgym_nethack.goals import GOALS as REACHED
 from agentgym_nethack.hands import act, question
 from agentgym_nethack.levels import FAMILIES, GOALS, compiled, data_folder, level
 from agentgym_nethack.pinned import CONSTANT, library
+from agentgym_nethack.vector import _HEAD, SLOT, Request, _answer
 from agentgym_nethack.words import inventory
 from agentgym_verifiers.intrinsic.curiosity import Curiosity
 from agentgym_verifiers.intrinsic.features import hashed
@@ -342,6 +345,15 @@ def test_a_worker_that_dies_is_replaced_its_game_is_a_fault_and_no_other_is_touc
         assert infos["turn"][broken] == 0 and not np.isnan(rewards).any() and all(infos["turn"][i] == 22 for i in others)
     finally:
         vector.close()
+
+
+def test_an_answer_that_does_not_fit_its_slot_is_a_fault_and_no_reward():
+    long = SimpleNamespace(step=lambda action: ("x" * SLOT, 1.0, True, False, {}))
+    buffer = memoryview(bytearray(SLOT))
+    _answer(long, Request("north"), buffer, 0)
+    said, info, reward, end = _HEAD.unpack_from(buffer, 0)
+    assert np.isnan(reward) and end == 2 and said == 0
+    assert "too long" in msgspec.msgpack.decode(bytes(buffer[_HEAD.size : _HEAD.size + info]))["fault"]
 
 
 # Intrinsic rewards

@@ -119,6 +119,14 @@ def test_other_hosts_are_refused_and_logged_and_dialogs_do_not_hold_the_page(env
     assert "refused: http://example.com" in seen and "the page said: boo" in seen
 
 
+def test_a_page_that_broke_is_closed_when_the_next_begins(env):
+    begin(env, "click-button")
+    broken = env.session.leased
+    broken.broken = True
+    begin(env, "click-button")
+    assert env.session.leased is not broken and broken.page.is_closed()
+
+
 def test_a_page_that_crashes_and_a_browser_that_is_killed_are_faults_and_the_next_episode_plays(env):
     begin(env, "click-test")
     with pytest.raises(EnvironmentFault):

@@ -347,7 +347,7 @@ def _answer(env: AgentEnv, request: Request, buffer: memoryview[int], start: int
         reward, end, told = float("nan"), 2, {"fault": f"{type(error).__name__}: {error}"}
     said, info = text.encode(), _ENCODE(told)
     if len(said) + len(info) > SLOT - _HEAD.size:
-        said, info = b"", _ENCODE({"fault": "the answer is too long for its slot"})
+        said, info, reward, end = b"", _ENCODE({"fault": "the answer is too long for its slot"}), float("nan"), 2
     _HEAD.pack_into(buffer, start, len(said), len(info), reward, end)
     start += _HEAD.size
     buffer[start : start + len(said) + len(info)] = said + info

@@ -133,10 +133,10 @@ class MiniwobEnv(AgentEnv):
     async def _open(self, task: Task) -> None:
         """A page for the task: the one at hand if it is of the same kind, else one that was kept, or a new one; begun with the task's seed."""
         name = str(task.data["page"])
-        if self._session is not None and self._session.leased.key != name:
-            await host().give_back(self._session.leased)
-            self._session = None
-        if self._session is None or self._session.leased.broken:
+        if self._session is not None and (self._session.leased.broken or self._session.leased.key != name):
+            left, self._session = self._session, None
+            await host().give_back(left.leased)
+        if self._session is None:
             self._session = Session(await host().lease(name, self._origin, SIZE))
         page, url = self._session.page, f"{self._origin}/miniwob/{name}.html"
         if page.url == "about:blank":
