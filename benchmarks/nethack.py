@@ -45,10 +45,9 @@ def ours(style: str) -> dict[str, float]:
         env.reset(seed=0)
         game_number = 0
         for action in actions:
-            began = time.perf_counter()
-            result = env.step(action)
-            spent += time.perf_counter() - began
-            if result[2] or result[3]:
+            took, ended = _timed(env, action)
+            spent += took
+            if ended:
                 pressed.append((env.game.setup, env.game.buffers, bytes(env.game.keys)))
                 game_number += 1
                 env.reset(seed=game_number)
@@ -62,6 +61,13 @@ def ours(style: str) -> dict[str, float]:
         for action in actions[:15]:
             env.step(action)
     return {"steps_per_s": statistics.median(rates), "bare_engine_steps_per_s": statistics.median(bare), "reset_ms": statistics.median(resets)}
+
+
+def _timed(env: Any, action: Any) -> tuple[float, bool]:
+    """Seconds that one step took, and whether the game ended."""
+    began = time.perf_counter()
+    result = env.step(action)
+    return time.perf_counter() - began, result[2] or result[3]
 
 
 def _bare(game: Any, setup: Any, buffers: Any, keys: bytes) -> float:
@@ -106,10 +112,9 @@ def gymnasium_layer() -> dict[str, float]:
         env.reset()
         spent = 0.0
         for action in actions:
-            began = time.perf_counter()
-            result = env.step(action)
-            spent += time.perf_counter() - began
-            if result[2] or result[3]:
+            took, ended = _timed(env, action)
+            spent += took
+            if ended:
                 env.reset()
         rates.append(len(actions) / spent)
     return {"steps_per_s": statistics.median(rates)}

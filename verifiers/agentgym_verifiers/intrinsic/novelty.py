@@ -62,7 +62,7 @@ class Novelty:
         self.counts = OrderedDict(msgspec.msgpack.decode(state, type=list[tuple[str, int]]))
 
 
-def Messages(**settings: Any) -> Novelty:  # noqa: N802  # an entry point that reads like a class
+def messages(**settings: Any) -> Novelty:
     """``Novelty`` of captions: of NetHack's messages, say."""
     return Novelty(**{"of": "caption", **settings})
 
