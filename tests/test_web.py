@@ -13,7 +13,7 @@ pytest.importorskip("agentgym_web")  # not yet part of `make setup`
 
 from agentgym_web import TASKS
 from agentgym_web.browser import chromium, host
-from agentgym_web.oracles import SCRIPTS
+from agentgym_web.miniwob.oracles import SCRIPTS
 
 import agentgym
 from agentgym.checks.report import audit
@@ -76,7 +76,7 @@ def test_what_cannot_be_done_is_said(env):
     begin(env, "click-test-2")
     for action, said in (
         ("click 99", "there is no such element"), ("fill 1 text", "takes no text"), ("select 1 x", "has no options"), ("clik 1", "did you mean click"),
-        ("scroll 1 100", "does not scroll"), ("press NoSuchKey", "Unknown key"), ("drag 1", "onto"), ("think about it", "no tool"),
+        ("scroll 100 1", "does not scroll"), ("press NoSuchKey", "Unknown key"), ("drag 1", "onto"), ("think about it", "no tool"),
     ):  # fmt: skip
         assert said in env.step(action)[0], action
         if env.episode.stop_reason is not None:
@@ -112,7 +112,7 @@ def test_labels_that_nobody_sees_are_not_told(env):
 
 def test_other_hosts_are_refused_and_logged_and_dialogs_do_not_hold_the_page(env):
     begin(env, "click-test-2")
-    for url in ("http://example.com/", "file:///etc/passwd", f"http://127.0.0.1:{int(env._origin.rpartition(':')[2]) + 1}/"):
+    for url in ("http://example.com/", "file:///etc/passwd", f"http://127.0.0.1:{host().sites.port}/", "http://[::1]/", "http://shop.test/", "chrome://version"):
         assert evaluate(env, f"() => fetch('{url}').then(() => 'reached', () => 'refused')") == "refused"
     evaluate(env, "() => { setTimeout(() => alert('boo'), 100); }")
     seen = env.step("hover 1")[0]
@@ -121,16 +121,16 @@ def test_other_hosts_are_refused_and_logged_and_dialogs_do_not_hold_the_page(env
 
 def test_a_page_that_broke_is_closed_when_the_next_begins(env):
     begin(env, "click-button")
-    broken = env.session.leased
+    broken = env.session.lease
     broken.broken = True
     begin(env, "click-button")
-    assert env.session.leased is not broken and broken.page.is_closed()
+    assert env.session.lease is not broken and broken.page.is_closed()
 
 
 def test_a_page_that_crashes_and_a_browser_that_is_killed_are_faults_and_the_next_episode_plays(env):
     begin(env, "click-test")
     with pytest.raises(EnvironmentFault):
-        env._run(env.session.page.goto("chrome://crash", timeout=3000))
+        env.on_browser(env.session.page.goto("chrome://crash", timeout=3000))
     begin(env, "click-test")
     assert env.step("click 1")[2] and env.episode.success
     begin(env, "click-test")

@@ -6,15 +6,15 @@ from agentgym.core import Capabilities
 from agentgym.registry import EnvSpec
 
 PER_TASK = {"train": 100, "dev": 10, "test": 10}
-TASKS = tuple(Path(__file__).with_name("tasks.txt").read_text().split())
+TASKS = tuple(Path(__file__).with_name("miniwob").joinpath("tasks.txt").read_text().split())
 
 MINIWOB = EnvSpec(
     id="web/miniwob-v0",
-    entry_point="agentgym_web.miniwob:MiniwobEnv",
+    entry_point="agentgym_web.miniwob.env:MiniwobEnv",
     domain="web",
     summary="The tasks of MiniWoB in a real Chromium, on a clock that only actions move.",
     splits={split: n * len(TASKS) for split, n in PER_TASK.items()},
     capabilities=Capabilities(snapshot=True, pixels=True, blocking=True),
-    requires=("playwright",),
+    requires=("playwright", "uvicorn"),
     install="pip install agentgym-web",
 )

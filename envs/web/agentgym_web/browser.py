@@ -1,4 +1,4 @@
-"""One Chromium for this process, on an event loop of its own: pages are leased, kept, and made anew after a fault."""
+"""One Chromium for this process, on an event loop of its own: contexts are made ahead, leased, kept for their like, and made anew after a fault."""
 
 from __future__ import annotations
 
@@ -8,24 +8,37 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as Late
-from functools import cache, partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, BrowserContext, Error, Page, Playwright, Route, async_playwright
+from playwright.async_api import Browser, Error, Page, Playwright, Request, async_playwright
+from starlette.types import ASGIApp
 
 from agentgym.errors import EnvironmentFault, MissingExtra
+from agentgym.sandbox.owner import me
+from agentgym_web.server import TOKEN, Sites, Visit
 
 T = TypeVar("T")
+PAGE = Path(__file__).with_name("page.js").read_text()
+OWNER = "--agentgym-owner="
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-extensions", "--force-color-profile=srgb", "--hide-scrollbars",
+    "--no-sandbox", "--disable-gpu", "--disable-frame-rate-limit", "--disable-gpu-vsync", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-extensions", "--force-color-profile=srgb", "--hide-scrollbars", "--disable-quic", "--no-pings", "--disable-client-side-phishing-detection",
+    "--webrtc-ip-handling-policy=disable_non_proxied_udp", f"{OWNER}{me()}",
 ]  # fmt: skip
-KEPT = 24
-"""So many pages wait for their next episode; more are closed."""
+KEPT, AHEAD, WORN = 24, 1, 200
+"""So many contexts wait for their next episode, and so many are made before they are asked for; after so many episodes one is closed."""
+
+
+def prefer(path: str) -> None:
+    """Use this browser from its next start on. Raises ``MissingExtra`` if there is none."""
+    if not Path(path).is_file():
+        raise MissingExtra(f"the browser {path}", "name a Chromium, such as /usr/bin/chromium")
+    os.environ["AGENTGYM_BROWSER"] = path
 
 
 def chromium() -> str | None:
@@ -36,34 +49,39 @@ def chromium() -> str | None:
     return given or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-class Leased:
-    """A page, and what happened to it. ``log`` holds requests that were refused, dialogs, and windows that were closed."""
+class Lease:
+    """A context of the browser with its first page. ``log`` is for what the agent should know: requests that were refused, and the like."""
 
-    def __init__(self, page: Page, key: str) -> None:
-        self.page, self.key, self.log, self.broken = page, key, list[str](), False
+    def __init__(self, page: Page, size: tuple[int, int], visit: Visit) -> None:
+        self.page, self.context, self.size, self.visit = page, page.context, size, visit
+        self.log, self.broken, self.key, self.uses = visit.log, False, "", 0
+        self.opened: Callable[[Page], None] | None = None
+        self.context.on("requestfailed", self._failed)
+        self.context.on("close", lambda _: setattr(self, "broken", True))
+        self.context.on("page", lambda p: self.opened(p) if self.opened else None)
+        self.watch(page)
+
+    def watch(self, page: Page) -> None:
+        """A crash of this page breaks the lease."""
         page.on("crash", lambda _: setattr(self, "broken", True))
-        page.on("close", lambda _: setattr(self, "broken", True))
-        page.on("dialog", lambda d: asyncio.ensure_future(self._dismiss(d)))
-        page.on("popup", lambda p: asyncio.ensure_future(self._shut(p)))
 
-    async def _dismiss(self, dialog: Any) -> None:
-        self.log.append(f"the page said: {dialog.message[:200]}")
-        await dialog.dismiss()
-
-    async def _shut(self, page: Page) -> None:
-        self.log.append("a window that the page opened was closed")
-        await page.close()
+    def _failed(self, request: Request) -> None:
+        if urlsplit(request.url).netloc != self.visit.host and (line := f"refused: {request.url[:200]}") not in self.log:
+            self.log.append(line)
 
 
 class Host:
-    """The event loop and the browser. Use ``host()``."""
+    """The event loop, the sites and the browser. Use ``host()``."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, name="agentgym-browser", daemon=True).start()
+        self.sites = Sites()
+        self.sites.start(self.loop)
         self._playwright: Playwright | None = None
         self._browser: Browser | None = None
-        self._idle: dict[str, list[Leased]] = {}
+        self._kept: dict[str, list[Lease]] = {}
+        self._ahead: dict[tuple[int, int], list[asyncio.Task[Lease]]] = {}
         self._starting = asyncio.Lock()
         atexit.register(self.close)
 
@@ -82,33 +100,55 @@ class Host:
         except Error as error:
             raise EnvironmentFault(f"the browser broke: {str(error)[:300]}") from None
 
-    async def lease(self, key: str, origin: str, size: tuple[int, int]) -> Leased:
-        """A page for ``key``: one that was kept for it, or a new one, whose requests reach ``origin`` alone."""
-        for found in self._idle.get(key, []):
-            self._idle[key].remove(found)
+    def serve(self, name: str, app: ASGIApp) -> str:
+        """The origin of a site called ``name.test``, which is served from now on. No other name leads anywhere."""
+        self.sites.apps[name] = app
+        return f"http://{name}"
+
+    async def lease(self, key: str, size: tuple[int, int], *, ahead: bool = False) -> Lease:
+        """A context with a page: one that was kept for ``key``, or one made ahead, or a new one. ``ahead`` has the next one made now."""
+        waiting = self._kept.get(key, [])
+        while waiting:
+            found = waiting.pop()
             if not found.broken:
                 return found
-        context = await (await self._running()).new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=False)
-        leased = Leased(await context.new_page(), key)
-        await context.route(lambda url: not url.startswith(origin), partial(_refuse, leased))
-        return leased
+        made = self._ahead.setdefault(size, [])
+        lease = await (made.pop(0) if made else self._fresh(size))
+        if lease.broken:
+            lease = await self._fresh(size)
+        while ahead and len(made) < AHEAD:
+            made.append(self.loop.create_task(self._fresh(size)))
+        lease.key = key
+        return lease
 
-    async def give_back(self, leased: Leased) -> None:
-        """Keep a page for its next episode, or close it."""
-        waiting = self._idle.setdefault(leased.key, [])
-        if leased.broken or sum(map(len, self._idle.values())) >= KEPT:
-            leased.broken = True
-            await _close(leased.page.context)
+    async def _fresh(self, size: tuple[int, int]) -> Lease:
+        visit = Visit()
+        self.sites.visits[visit.token] = visit
+        context = await (await self._running()).new_context(
+            viewport={"width": size[0], "height": size[1]}, extra_http_headers={TOKEN: visit.token}, accept_downloads=True, locale="en-US", timezone_id="UTC"
+        )
+        await context.add_init_script(PAGE)
+        return Lease(await context.new_page(), size, visit)
+
+    async def give_back(self, lease: Lease) -> None:
+        """Keep a context for its next episode, or close it."""
+        lease.opened, lease.uses = None, lease.uses + 1
+        if lease.broken or lease.uses >= WORN or sum(map(len, self._kept.values())) >= KEPT:
+            lease.broken = True
+            self.sites.visits.pop(lease.visit.token, None)
+            with contextlib.suppress(Error):
+                await lease.context.close()
         else:
-            leased.log.clear()
-            waiting.append(leased)
+            self._kept.setdefault(lease.key, []).append(lease)
 
     async def _running(self) -> Browser:
         async with self._starting:
             if self._browser is None or not self._browser.is_connected():
+                self._ahead.clear()
                 self._playwright = self._playwright or await async_playwright().start()
+                flags = [*FLAGS, f"--host-resolver-rules=MAP *.test 127.0.0.1:{self.sites.port}, MAP * ~NOTFOUND"]
                 try:
-                    self._browser = await self._playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+                    self._browser = await self._playwright.chromium.launch(executable_path=chromium(), args=flags)
                 except Error as error:
                     raise MissingExtra(f"a Chromium ({str(error).splitlines()[0][:120]})", "apt-get install chromium") from None
             return self._browser
@@ -121,33 +161,7 @@ class Host:
                 self.run(browser.close(), 10)
 
 
-async def _close(context: BrowserContext) -> None:
-    with contextlib.suppress(Error):
-        await context.close()
-
-
-async def _refuse(leased: Leased, route: Route) -> None:
-    leased.log.append(f"refused: {route.request.url[:200]}")
-    await route.abort()
-
-
 @cache
 def host() -> Host:
     """The one of this process."""
     return Host()
-
-
-@cache
-def served(folder: str) -> str:
-    """The origin under which a folder is served, on the loopback, until this process ends."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".html": "text/html; charset=utf-8", ".js": "text/javascript"}
-
-        def log_message(self, *args: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="agentgym-pages", daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from agentgym.errors import CapabilityError
-from agentgym.messages import OPEN, call, short_call
-from agentgym_web.reading import Page
-from agentgym_web.session import TOOLS
+from agentgym.messages import OPEN, Tool, call, short_call
+from agentgym_web.miniwob.reading import Page
 
 if TYPE_CHECKING:
-    from agentgym_web.miniwob import MiniwobEnv
+    from agentgym_web.miniwob.env import MiniwobEnv
 
 COLOURS = {
     "red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "black": (0, 0, 0), "white": (255, 255, 255),
@@ -147,7 +146,7 @@ def _calendar(page: Page) -> Iterator[str]:
         shown = next((names.index(e.name.split()[0]) + 1 for e in page.elements if e.name.split()[:1] and e.name.split()[0] in names), 0)
         if shown == int(month):
             break
-        yield page.click("text", "Prev" if shown > int(month) else "Next")
+        yield page.click("link", "Prev" if shown > int(month) else "Next")
     yield page.look().click("link", str(int(day)))
     yield page.look().click("button", "Submit")
 
@@ -444,12 +443,12 @@ def script(env: MiniwobEnv) -> Iterator[str]:
     name = str(env.task.data["page"])
     if name not in SCRIPTS:
         raise CapabilityError(f"{name} has no oracle")
-    return map(as_call, SCRIPTS[name](Page(env)))
+    return (as_call(env.tools, action) for action in SCRIPTS[name](Page(env)))
 
 
-def as_call(action: str) -> str:
+def as_call(tools: Mapping[str, Tool], action: str) -> str:
     """A short action as the call that it is."""
     if action.startswith(OPEN):
         return action
-    short = short_call(TOOLS, action)
-    return call(short.name, **msgspec.to_builtins(msgspec.convert(short.arguments, TOOLS[short.name].arguments, strict=False)))
+    short = short_call(tools, action)
+    return call(short.name, **msgspec.to_builtins(msgspec.convert(short.arguments, tools[short.name].arguments, strict=False)))

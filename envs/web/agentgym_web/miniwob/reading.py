@@ -10,7 +10,7 @@ from msgspec import Struct
 from agentgym.errors import CapabilityError
 
 if TYPE_CHECKING:
-    from agentgym_web.miniwob import MiniwobEnv
+    from agentgym_web.miniwob.env import MiniwobEnv
 
 LINE = re.compile(r'\s*\[(\d+)\] (\w+)(?: "((?:[^"\\]|\\.)*)")?(.*)')
 
