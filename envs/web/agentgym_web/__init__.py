@@ -18,3 +18,15 @@ MINIWOB = EnvSpec(
     requires=("playwright", "uvicorn"),
     install="pip install agentgym-web",
 )
+
+TEMPLATES, PER_TEMPLATE = 60, {"train": 100, "dev": 10, "test": 10}
+SHOP = EnvSpec(
+    id="web/shop-v0",
+    entry_point="agentgym_web.shop.env:ShopEnv",
+    domain="web",
+    summary="A shop with accounts, orders, reviews, a forum and an admin side; its database decides.",
+    splits={split: n * TEMPLATES for split, n in PER_TEMPLATE.items()},
+    capabilities=Capabilities(snapshot=True, pixels=True, blocking=True),
+    requires=("playwright", "uvicorn", "jinja2"),
+    install="pip install agentgym-web",
+)

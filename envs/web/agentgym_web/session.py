@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 from msgspec import Meta
-from playwright.async_api import Dialog, Download, Error, Page
+from playwright.async_api import Dialog, Download, Error, Frame, Page
 from playwright.async_api import TimeoutError as Slow
 
 from agentgym.errors import EnvironmentFault, ToolError
@@ -22,7 +22,7 @@ STEP_MS, WAIT_MS = 250, 1000
 """How far an action moves the clock of a page that has one, and ``wait``."""
 PATIENCE, LAST = 6.0, 2.0
 """For how long (seconds of ours) an action may take, or a page may go on loading; and for how long a page may then take to answer at all."""
-MOST_TABS, MOST_DIALOGS, MOST_BYTES, SHOWN = 6, 20, 5_000_000, 2_000
+MOST_TABS, MOST_BACK, MOST_DIALOGS, MOST_BYTES, SHOWN = 6, 12, 20, 5_000_000, 2_000
 SET_BY_VALUE = ("date", "time", "range", "color", "month", "week")
 
 Element = Annotated[int, Meta(description="the number of an element, as shown in brackets", ge=1)]
@@ -44,6 +44,8 @@ class Session:
         self._reads_now = f"() => {{ {BARE} return {{ ...window.__agentgym.read('{kind}'), more: null }}; }}"
         self.files: dict[str, bytes] = {}
         self.tabs: list[Page] = []
+        self.ways: dict[Page, list[str]] = {}
+        self._returning = False
         self.asked: Dialog | None = None
         self._question, self._left, self._dialogs = asyncio.Event(), list[asyncio.Task[Any]](), 0
         self._transfers: set[asyncio.Task[None]] = set()
@@ -64,6 +66,7 @@ class Session:
         page.on("dialog", self._on_dialog)
         page.on("download", self._on_download)
         page.on("close", self._on_close)
+        page.on("framenavigated", self._on_arrival)
 
     def detach(self) -> None:
         """Hear nothing of these pages any more."""
@@ -71,6 +74,19 @@ class Session:
             page.remove_listener("dialog", self._on_dialog)
             page.remove_listener("download", self._on_download)
             page.remove_listener("close", self._on_close)
+            page.remove_listener("framenavigated", self._on_arrival)
+
+    def _on_arrival(self, frame: Frame) -> None:
+        """Keep the way of a tab: going back is leaving the last place."""
+        page = frame.page
+        if frame is not page.main_frame or not frame.url.startswith(self.origin):
+            return
+        way = self.ways.setdefault(page, [])
+        if len(way) > 1 and way[-2] == frame.url and self._returning:
+            way.pop()
+        elif not way or way[-1] != frame.url:
+            way.append(frame.url)
+        del way[:-MOST_BACK]
 
     def _on_close(self, page: Page) -> None:
         if page in self.tabs and len(self.tabs) > 1:
@@ -129,7 +145,7 @@ class Session:
         try:
             said = await self._unless_asked(getattr(self, name)(**given))
             if self.ticking and self.asked is None:
-                await self._unless_asked(self.page.clock.run_for(STEP_MS))
+                await self._unless_asked(self.tick(STEP_MS))
         except (TimeoutError, Slow):
             raise ToolError(f"{name} did not end within {PATIENCE:g} s") from None
         except Error as error:
@@ -275,8 +291,11 @@ class Session:
 
     async def back(self) -> None:
         """Go back to the page before."""
-        before = self.page.url
-        await self.page.go_back(wait_until="commit")
+        before, self._returning = self.page.url, True
+        try:
+            await self.page.go_back(wait_until="commit")
+        finally:
+            self._returning = False
         if self.page.url == "about:blank" or not self.page.url.startswith(self.origin):
             await self.page.goto(before, wait_until="commit")
             raise ToolError("there is no page before this one")
@@ -316,9 +335,17 @@ class Session:
     async def wait(self) -> None:
         """Let a second pass on the page."""
         if self.ticking:
-            await self.page.clock.run_for(WAIT_MS - STEP_MS)
+            await self.tick(WAIT_MS - STEP_MS)
         else:
             await asyncio.sleep(WAIT_MS / 1000)
+
+    async def tick(self, milliseconds: int) -> None:
+        """Move the clock of the page. What its own timers throw is its own."""
+        try:
+            await self.page.clock.run_for(milliseconds)
+        except Error:
+            if self.lease.broken or self.page.is_closed():
+                raise
 
     async def marked(self, given: Mapping[str, Any]) -> str:
         """What the site says of the thing that an action with these arguments would touch, such as ``pay``; else nothing."""

@@ -100,9 +100,11 @@ class MiniwobEnv(WebEnv):
             await page.clock.install(time=NOW)
             await page.goto(f"http://{NAME}/miniwob/{name}.html", wait_until="load")
             await page.clock.pause_at(NOW + 10_000)
+        else:
+            await session.tick(600)  # let what the last episode began come to its end
         await asyncio.gather(page.mouse.move(0, 0), page.mouse.up())  # together, since a move alone waits for the next frame
         await page.evaluate(BEGIN, str(task.data["seed"]))
-        await page.clock.run_for(100)
+        await session.tick(100)
         return session
 
     async def _shut(self, session: Session) -> None:
