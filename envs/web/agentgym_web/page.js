@@ -71,7 +71,7 @@
     const what = role(element), said = ownText(element), svg = element instanceof SVGElement, clickable = acts(element, style);
     if (!what && !said && !clickable && !boxed(element, style) && !(svg && element.tagName !== 'svg' && element.tagName !== 'g') && element.tabIndex < 0) return false;
     if (element.tagName === 'OPTION' && !element.parentElement.multiple && element.parentElement.size < 2) return false;
-    if (element.tagName === 'LABEL' && element.control && element.control.type !== 'hidden' && !element.childElementCount && !clickable) { if (!kept.labels) return false; }
+    if (element.tagName === 'LABEL' && element.control && !element.childElementCount && !clickable) return false;  // its field is named by it
     const parts = [`[${idOf(element)}]`, what || (svg ? element.tagName : clickable ? 'clickable' : said ? 'text' : 'box')];
     if (boxed(element, style)) parts.push(style.backgroundColor);
     const called = name(element, what);
@@ -108,6 +108,7 @@
   };
   kept.outline = (kind) => {
     const lines = [];
+    if (kept.elements.size && ![...kept.elements.keys()].some((id) => kept.find(id))) kept.forget();  // another page: numbers begin anew
     walk(document.body, 0, lines, kind === 'dom' ? describeTag : describe);
     if (lines.more) lines.push('(more follows, too much to show)');
     return lines.join('\n');
@@ -182,13 +183,17 @@
   XMLHttpRequest.prototype.send = function (...given) { open += 1; this.addEventListener('loadend', closing, { once: true }); return send.apply(this, given); };
   const tick = () => new Promise((done) => { const c = new MessageChannel(); c.port1.onmessage = done; c.port2.postMessage(0); });
   const frames = () => [...document.querySelectorAll('iframe')].map((f) => { try { return f.contentWindow.__agentgym; } catch (e) { return null; } }).filter(Boolean);
+  let changes = 0;
+  new MutationObserver(() => { changes += 1; }).observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
   kept.settled = async () => {
-    do {
+    for (let round = 0, before = -1; round < 30 && (busy() || changes !== before); round++) {
       while (busy()) await new Promise((done) => waiters.push(done));
       await Promise.all([...document.images].map((i) => i.complete || i.loading === 'lazy' || new Promise((done) => { i.onload = i.onerror = done; })));
       for (const frame of frames()) await frame.settled();
+      before = changes;
       await tick();
-    } while (busy());
+      await tick();
+    }
   };
 
   // What an observation is made of, and what a form holds that the outline does not tell.
@@ -199,6 +204,15 @@
     seen: kept.outline(kind), url: location.href, title: document.title, scrolled: scrolling().map((e) => e.scrollTop),
     values: fields().map((e) => (ticked(e) ? e.checked : e.type === 'file' ? [...e.files].map((f) => f.name) : e.value)),
   });
+  // Give elements the numbers that they had elsewhere, in the order of the outline.
+  kept.renumber = (numbers, next) => {
+    kept.forget();
+    kept.outline();
+    const refs = [...kept.elements.values()];
+    kept.forget();
+    refs.forEach((ref, i) => { const e = ref.deref(), id = numbers[i] || next++; kept.ids.set(e, id); kept.elements.set(id, ref); });
+    kept.next = next;
+  };
   kept.refill = ([values, top]) => {
     fields().forEach((e, i) => { if (e.type === 'file' || i >= values.length) return; if (ticked(e)) e.checked = values[i]; else e.value = values[i]; });
     window.scrollTo(0, top);

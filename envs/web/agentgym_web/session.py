@@ -291,14 +291,13 @@ class Session:
 
     async def back(self) -> None:
         """Go back to the page before."""
-        before, self._returning = self.page.url, True
+        if len(self.ways.get(self.page, [])) < 2:
+            raise ToolError("there is no page before this one")
+        self._returning = True
         try:
             await self.page.go_back(wait_until="commit")
         finally:
             self._returning = False
-        if self.page.url == "about:blank" or not self.page.url.startswith(self.origin):
-            await self.page.goto(before, wait_until="commit")
-            raise ToolError("there is no page before this one")
 
     async def tab_new(self, address: Text = "/") -> None:
         """Open an address of this site in a new tab, and look at it."""

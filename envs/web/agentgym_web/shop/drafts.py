@@ -303,7 +303,7 @@ def new_password(b: Bench) -> Draft:
 def logged_out(b: Bench) -> Draft:
     me, new = b.rows("SELECT * FROM customers WHERE id = ?", ME)[0], f"555 {b.rng.randrange(1000, 9999)}"
     acts.profile(b.db, ME, phone=new)
-    way = [["goto", "/login"], ["fill", "Email", me["email"]], ["fill", "Password", me["password"]], ["click", "Log in", "Password"]]
+    way = [["goto", "/login"], ["fill", "Email", me["email"]], ["fill", "Password", me["password"]], ["click", "Continue"]]
     asks = f"Log in as {me['email']} with the password {me['password']}, and change the phone number to {new}."
     return Draft(asks, [*way, ["goto", "/account"], ["fill", "Phone", new], ["click", "Update profile"]], who=0)
 

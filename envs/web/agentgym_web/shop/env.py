@@ -31,6 +31,21 @@ CATALOGUES = {"train": range(16), "dev": range(16, 18), "test": range(18, 20)}
 LINE = re.compile(r'\s*\[(\d+)\] (\w+)(?: "((?:[^"\\]|\\.)*)")?(.*)')
 WIDGETS = {"fill": ("textbox", "searchbox", "spinbutton"), "choose": ("combobox",), "upload": ("file",), "click": ("button", "link", "checkbox")}
 
+KEEP = """() => {
+  const kept = window.__agentgym, found = kept.read('tree'), focused = kept.ids.get(document.activeElement) || 0;
+  const numbers = found.seen.split('\\n').map((line) => /^ *\\[(\\d+)\\]/.exec(line)).filter(Boolean).map((m) => +m[1]);
+  const open = [...document.querySelectorAll('[aria-expanded=true]')].map((e) => e.dataset.opens);
+  return [found.values, document.scrollingElement.scrollTop, numbers, kept.next, focused, open];
+}"""
+PUT_BACK = """([values, top, numbers, next, focused, open]) => {
+  const kept = window.__agentgym;
+  for (const menu of open) document.querySelector(`[data-opens=${menu}]`).click();
+  kept.refill([values, top]);
+  kept.renumber(numbers, next);
+  if (focused && kept.find(focused)) kept.find(focused).focus({ preventScroll: true }); else if (document.activeElement) document.activeElement.blur();
+}"""
+"""What a page holds beside its address, and how it is put back."""
+
 
 class Settled(Struct, frozen=True):
     """The database is as it should be, with nothing else changed, and what was asked for was answered. What the page shows does not count."""
@@ -143,7 +158,7 @@ class ShopEnv(WebEnv):
         await session.lease.context.add_cookies([{"name": "session", "value": token, "url": ORIGIN, "httpOnly": True}])
 
     async def _shut(self, session: Session) -> None:
-        """Nothing of an episode is left in its context: tabs, cookies, storage."""
+        """Nothing of an episode is left in its context but a page that the next one leaves; the site keeps nothing there but a cookie."""
         session.detach()
         lease = session.lease
         if session.asked is not None:
@@ -154,7 +169,6 @@ class ShopEnv(WebEnv):
                     await page.close()
             lease.broken = lease.page.is_closed()
         if not lease.broken:
-            await lease.page.goto("about:blank")
             await lease.context.clear_cookies()
         await host().give_back(lease)
 
@@ -191,8 +205,7 @@ class ShopEnv(WebEnv):
     async def _tabs(self) -> tuple[list[Any], list[Any]]:
         tabs = []
         for page in self.session.tabs:
-            read = await page.evaluate("() => { const r = window.__agentgym.read('tree'); return [r.values, document.scrollingElement.scrollTop]; }")
-            tabs.append([self.session.ways.get(page, [page.url]), read])
+            tabs.append([self.session.ways.get(page, [page.url]), *await page.evaluate(KEEP)])
         return tabs, [{"name": c["name"], "value": c["value"]} for c in await self.session.lease.context.cookies()]
 
     def _load(self, payload: bytes) -> None:
@@ -209,14 +222,13 @@ class ShopEnv(WebEnv):
         session = await self._visit(world, files)
         for cookie in cookies:
             await self._cookie(session, cookie["value"])
-        for n, (way, read) in enumerate(tabs):
+        for n, (way, *kept) in enumerate(tabs):
             session.page = session.page if n == 0 else await session.lease.context.new_page()
             for url in way:
                 await session.page.goto(url, wait_until="load")
             await session.look()
-            await session.page.evaluate("read => window.__agentgym.refill(read)", read)
+            await session.page.evaluate(PUT_BACK, kept)
         session.page = session.tabs[here]
-        await session.page.evaluate("() => window.__agentgym.forget()")
         session.lease.log.clear()
         return session, await session.look()
 

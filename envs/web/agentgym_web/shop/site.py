@@ -376,6 +376,15 @@ POSTS: dict[str, Handler] = {
 }
 
 
+class Cached(StaticFiles):
+    """Files that a browser need not ask for twice."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        answer = super().file_response(*args, **kwargs)
+        answer.headers["cache-control"] = "max-age=86400"
+        return answer
+
+
 async def missing(request: Request, error: Exception) -> Response:
     return Visitor(request).page("sorry", 404, why="there is no such page")
 
@@ -384,4 +393,4 @@ def app() -> Starlette:
     """The site."""
     gets = [Route(path, shown(handler)) for path, handler in GETS.items()]
     posts = [Route(path, handler, methods=["POST"]) for path, handler in POSTS.items()]
-    return Starlette(routes=[*posts, *gets, Mount("/static", StaticFiles(directory=HERE / "static"))], exception_handlers={404: missing})
+    return Starlette(routes=[*posts, *gets, Mount("/static", Cached(directory=HERE / "static"))], exception_handlers={404: missing})
