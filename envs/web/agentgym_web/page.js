@@ -182,6 +182,9 @@
   const send = XMLHttpRequest.prototype.send;
   XMLHttpRequest.prototype.send = function (...given) { open += 1; this.addEventListener('loadend', closing, { once: true }); return send.apply(this, given); };
   const tick = () => new Promise((done) => { const c = new MessageChannel(); c.port1.onmessage = done; c.port2.postMessage(0); });
+  const loading = (f) => {
+    try { const d = f.contentDocument; return d && f.loading !== 'lazy' && (d.readyState !== 'complete' || d.URL === 'about:blank' && f.src && f.src !== 'about:blank'); } catch (e) { return false; }
+  };
   const frames = () => [...document.querySelectorAll('iframe')].map((f) => { try { return f.contentWindow.__agentgym; } catch (e) { return null; } }).filter(Boolean);
   let changes = 0;
   new MutationObserver(() => { changes += 1; }).observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
@@ -189,6 +192,7 @@
     for (let round = 0, before = -1; round < 30 && (busy() || changes !== before); round++) {
       while (busy()) await new Promise((done) => waiters.push(done));
       await Promise.all([...document.images].map((i) => i.complete || i.loading === 'lazy' || new Promise((done) => { i.onload = i.onerror = done; })));
+      await Promise.all([...document.querySelectorAll('iframe')].filter(loading).map((f) => new Promise((done) => f.addEventListener('load', done, { once: true }))));
       for (const frame of frames()) await frame.settled();
       before = changes;
       await tick();

@@ -65,10 +65,10 @@ class Settled(Struct, frozen=True):
 
 
 def same(wanted: Json, said: str) -> bool:
-    """Whether an answer is the wanted one: the same text but for case and punctuation, or the one number in it is the number."""
+    """Whether an answer is the wanted one: the number, with a unit at most, or the text, whatever its case and punctuation."""
     if isinstance(wanted, (int, float)):
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", said.replace(",", ""))
-        return len(numbers) == 1 and abs(float(numbers[0]) - wanted) < 0.005
+        number = re.fullmatch(r"\W*?(-?\d+(?:\.\d+)?)\W*(?:[a-zA-Z]+\W*)?", said.replace(",", "").strip())
+        return number is not None and abs(float(number[1]) - wanted) < 0.005
     clean = [" ".join(re.findall(r"[\w.@-]+", str(text).casefold())).strip(".") for text in (wanted, said)]
     return clean[0] == clean[1]
 
