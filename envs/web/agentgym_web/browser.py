@@ -10,12 +10,11 @@ import shutil
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as Late
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, Error, Page, Playwright, Request, async_playwright
+from playwright.async_api import Browser, Error, Page, Playwright, Request, ViewportSize, async_playwright
 from starlette.types import ASGIApp
 
 from agentgym.errors import EnvironmentFault, MissingExtra
@@ -26,12 +25,13 @@ T = TypeVar("T")
 PAGE = Path(__file__).with_name("page.js").read_text()
 OWNER = "--agentgym-owner="
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-frame-rate-limit", "--disable-gpu-vsync", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-extensions", "--force-color-profile=srgb", "--hide-scrollbars", "--disable-quic", "--no-pings", "--disable-client-side-phishing-detection",
     "--webrtc-ip-handling-policy=disable_non_proxied_udp", f"{OWNER}{me()}",
 ]  # fmt: skip
-KEPT, AHEAD, WORN = 24, 1, 200
-"""So many contexts wait for their next episode, and so many are made before they are asked for; after so many episodes one is closed."""
+KEPT, AHEAD, WORN, AT_ONCE = 24, 1, 200, 3
+"""So many contexts wait for their next episode, and so many are made before they are asked for; after so many episodes one is closed; so many are
+made, or load their first page, at once."""
 
 
 def prefer(path: str) -> None:
@@ -74,7 +74,7 @@ class Host:
     """The event loop, the sites and the browser. Use ``host()``."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.pid, self.loop = os.getpid(), asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, name="agentgym-browser", daemon=True).start()
         self.sites = Sites()
         self.sites.start(self.loop)
@@ -83,6 +83,7 @@ class Host:
         self._kept: dict[str, list[Lease]] = {}
         self._ahead: dict[tuple[int, int], list[asyncio.Task[Lease]]] = {}
         self._starting = asyncio.Lock()
+        self.loading = asyncio.Semaphore(AT_ONCE)
         atexit.register(self.close)
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
@@ -100,10 +101,10 @@ class Host:
         except Error as error:
             raise EnvironmentFault(f"the browser broke: {str(error)[:300]}") from None
 
-    def serve(self, name: str, app: ASGIApp) -> str:
-        """The origin of a site called ``name.test``, which is served from now on. No other name leads anywhere."""
-        self.sites.apps[name] = app
-        return f"http://{name}"
+    def serve(self, name: str, app: Callable[[], ASGIApp]) -> None:
+        """Serve a site whose ``name`` ends in ``.test`` from now on, if it is not served yet. No other name leads anywhere."""
+        if name not in self.sites.apps:
+            self.sites.apps[name] = app()
 
     async def lease(self, key: str, size: tuple[int, int], *, ahead: bool = False) -> Lease:
         """A context with a page: one that was kept for ``key``, or one made ahead, or a new one. ``ahead`` has the next one made now."""
@@ -122,13 +123,14 @@ class Host:
         return lease
 
     async def _fresh(self, size: tuple[int, int]) -> Lease:
-        visit = Visit()
+        visit, view = Visit(), ViewportSize(width=size[0], height=size[1])
         self.sites.visits[visit.token] = visit
-        context = await (await self._running()).new_context(
-            viewport={"width": size[0], "height": size[1]}, extra_http_headers={TOKEN: visit.token}, accept_downloads=True, locale="en-US", timezone_id="UTC"
-        )
-        await context.add_init_script(PAGE)
-        return Lease(await context.new_page(), size, visit)
+        async with self.loading:
+            context = await (await self._running()).new_context(
+                viewport=view, extra_http_headers={TOKEN: visit.token}, accept_downloads=True, locale="en-US", timezone_id="UTC"
+            )
+            await context.add_init_script(PAGE)
+            return Lease(await context.new_page(), size, visit)
 
     async def give_back(self, lease: Lease) -> None:
         """Keep a context for its next episode, or close it."""
@@ -155,13 +157,19 @@ class Host:
 
     def close(self) -> None:
         """End the browser; idempotent."""
-        if self._browser is not None:
+        if self._browser is not None and self.pid == os.getpid():
             browser, self._browser = self._browser, None
             with contextlib.suppress(EnvironmentFault):
                 self.run(browser.close(), 10)
 
 
-@cache
+_host: list[Host] = []
+_first = threading.Lock()
+
+
 def host() -> Host:
-    """The one of this process."""
-    return Host()
+    """The one of this process, whichever thread asks first; a forked child has its own."""
+    with _first:
+        if not _host or _host[0].pid != os.getpid():
+            _host[:] = [Host()]
+        return _host[0]

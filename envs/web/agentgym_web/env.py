@@ -20,8 +20,8 @@ from agentgym.verdict import Json
 from agentgym_web.browser import host, prefer
 from agentgym_web.session import Seen, Session
 
-WITHIN = 30.0
-"""Seconds in which anything asked of the browser is over."""
+WITHIN, BEGUN = 30.0, 180.0
+"""Seconds in which anything asked of the browser is over, and in which an episode has begun, however many begin at once."""
 
 
 class Aimed(Struct, frozen=True):
@@ -126,10 +126,10 @@ class WebEnv(AgentEnv):
         assert self._session is not None
         return self._session
 
-    def on_browser(self, work: Coroutine[Any, Any, Any]) -> Any:
+    def on_browser(self, work: Coroutine[Any, Any, Any], within: float = WITHIN) -> Any:
         """Do something on the browser's loop; a context that breaks is not used again."""
         try:
-            return host().run(work, WITHIN)
+            return host().run(work, within)
         except EnvironmentFault:
             if self._session is not None:
                 self._session.lease.broken = True
@@ -166,7 +166,7 @@ class WebEnv(AgentEnv):
     def _begin(self, task: Task) -> Scene:
         if self._session is not None and self._session.lease.broken:
             self._leave()
-        self._seen = self.on_browser(self._start(task))
+        self._seen = self.on_browser(self._start(task), BEGUN)
         return self._scene([], first=True)
 
     async def _start(self, task: Task) -> Seen:

@@ -30,7 +30,15 @@ NOW = 1_767_225_600_000
 NAME = "miniwob.test"
 READ = """() => ({ asks: (u => typeof u === 'string' ? u : u.utterance)(core.getUtterance()), done: WOB_DONE_GLOBAL, raw: WOB_RAW_REWARD_GLOBAL,
   reason: WOB_REWARD_REASON })"""
-BEGIN = "seed => { if (document.activeElement) document.activeElement.blur(); window.__agentgym.forget(); Math.seedrandom(seed); core.startEpisodeReal(); }"
+STILL = "*, *::before, *::after { transition: none !important; animation: none !important; caret-color: transparent !important; }"
+"""What moves by the machine's clock and not by the page's."""
+FIRST = "() => { window.__agentgym.first = [...document.body.children]; }"
+BEGIN = """seed => {
+  if (document.activeElement) document.activeElement.blur();
+  for (const left of document.querySelectorAll('body > .ui-autocomplete, body > .ui-helper-hidden-accessible, body > .ui-tooltip')) if (!window.__agentgym.first.includes(left)) left.remove();
+  history.replaceState(null, '', location.pathname);
+  window.__agentgym.forget(); Math.seedrandom(seed); core.startEpisodeReal();
+}"""
 
 
 class Reached(Struct, frozen=True):
@@ -76,8 +84,7 @@ class MiniwobEnv(WebEnv):
     def __init__(self, *, kinds: str | Iterable[str] = (), **base: Any) -> None:
         self._kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
         folder = str(pages())
-        if NAME not in host().sites.apps:
-            host().serve(NAME, Starlette(routes=[Mount("/", StaticFiles(directory=folder))]))
+        host().serve(NAME, lambda: Starlette(routes=[Mount("/", StaticFiles(directory=folder))]))
         super().__init__(**base)
 
     def tasks(self, split: str) -> TaskSet:
@@ -98,8 +105,11 @@ class MiniwobEnv(WebEnv):
         page = session.page
         if page.url == "about:blank":
             await page.clock.install(time=NOW)
-            await page.goto(f"http://{NAME}/miniwob/{name}.html", wait_until="load")
+            async with host().loading:
+                await page.goto(f"http://{NAME}/miniwob/{name}.html", wait_until="load")
             await page.clock.pause_at(NOW + 10_000)
+            await page.add_style_tag(content=STILL)
+            await page.evaluate(FIRST)
         else:
             await session.tick(600)  # let what the last episode began come to its end
         await asyncio.gather(page.mouse.move(0, 0), page.mouse.up())  # together, since a move alone waits for the next frame

@@ -122,8 +122,7 @@ class ShopEnv(WebEnv):
             raise UsageError(f"parts is 1 to 4, not {parts}")
         self._kinds, self.layout, self._parts = (kinds,) if isinstance(kinds, str) else tuple(kinds), layout, parts
         self._answered = False
-        if NAME not in host().sites.apps:
-            host().serve(NAME, app())
+        host().serve(NAME, app)
         super().__init__(**base)
 
     def tasks(self, split: str) -> TaskSet:
@@ -142,7 +141,8 @@ class ShopEnv(WebEnv):
         session = await self._visit(world, {name: text.encode() for name, text in task.data["files"].items()})  # type: ignore[union-attr]
         if task.data["who"]:
             await self._cookie(session, world.log_in(int(task.data["who"])))  # type: ignore[arg-type]
-        await session.page.goto(f"{ORIGIN}/", wait_until="commit")
+        async with host().loading:
+            await session.page.goto(f"{ORIGIN}/", wait_until="load")
         return session
 
     async def _visit(self, world: World, files: dict[str, bytes]) -> Session:
