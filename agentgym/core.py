@@ -276,6 +276,10 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         """An honest scripted player from the current state, for worlds that no oracle can solve."""
         raise errors.CapabilityError(f"{self.id} has no player")
 
+    def consequences(self, action: str) -> Mapping[str, Json]:
+        """What the world itself says of an action before it is done, such as ``{"irreversible": "pay"}``; for critics."""
+        return {}
+
     def _save(self) -> bytes:
         raise errors.CapabilityError(f"{self.id} cannot be snapshotted")
 

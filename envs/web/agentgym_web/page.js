@@ -53,7 +53,7 @@
       parts.push(`value ${JSON.stringify(element.selectedOptions.length ? clean(element.selectedOptions[0].textContent) : '')}`);
       parts.push(`options ${JSON.stringify([...element.options].map((o) => clean(o.textContent)))}`);
     }
-    for (const [is, word] of [[element.checked, 'checked'], [element.selected && what === 'option', 'selected'], [element.disabled, 'disabled'],
+    for (const [is, word] of [[element.tagName === 'TEXTAREA', 'multiline'], [element.checked, 'checked'], [element.selected && what === 'option', 'selected'], [element.disabled, 'disabled'],
       [element.getRootNode().activeElement === element && element !== document.body, 'focused']]) if (is) parts.push(word);
     if (element.dataset && element.dataset.irreversible) parts.push('irreversible');
     if (element instanceof SVGElement && element.tagName !== 'text') {
@@ -91,7 +91,7 @@
   };
 
   const walk = (element, depth, lines, tell) => {
-    if (SKIPPED.has(element.tagName) || HIDDEN.has(element.id)) return;
+    if (SKIPPED.has(element.tagName) || HIDDEN.has(element.id) || element.classList.contains('ui-helper-hidden-accessible')) return;
     if (lines.length >= MOST) { lines.more = (lines.more || 0) + 1; return; }
     const style = getComputedStyle(element);
     if (unseen(element, style)) return;

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal
 
 import msgspec
+from agentgym_verifiers.process import Critiqued
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -32,10 +33,18 @@ READ = """() => ({ asks: (u => typeof u === 'string' ? u : u.utterance)(core.get
   reason: WOB_REWARD_REASON })"""
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; caret-color: transparent !important; }"
 """What moves by the machine's clock and not by the page's."""
-FIRST = "() => { window.__agentgym.first = [...document.body.children]; }"
+WHOLLY = ("use-colorwheel", "use-colorwheel-2")
+"""Pages that keep an open widget: they are loaded anew."""
+PICTURES = """async () => {
+  const found = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules].flatMap((rule) =>
+    [...(rule.cssText || '').matchAll(/url\\("([^"]+)"\\)/g)].map((m) => new URL(m[1], sheet.href || location.href).href)));
+  window.__agentgym.pictures = found.map((url) => Object.assign(new Image(), { src: url }));
+  await Promise.all(window.__agentgym.pictures.map((i) => i.decode().catch(() => null)));
+}"""
+"""A picture of a style sheet has no size before it is there."""
 BEGIN = """seed => {
   if (document.activeElement) document.activeElement.blur();
-  for (const left of document.querySelectorAll('body > .ui-autocomplete, body > .ui-helper-hidden-accessible, body > .ui-tooltip')) if (!window.__agentgym.first.includes(left)) left.remove();
+  for (const each of document.querySelectorAll('*')) if (each.scrollTop) each.scrollTop = 0;
   history.replaceState(null, '', location.pathname);
   window.__agentgym.forget(); Math.seedrandom(seed); core.startEpisodeReal();
 }"""
@@ -67,7 +76,7 @@ def _task(task_id: str) -> Task:
     return Task(task_id, "Do what the page asks at its top.", split, {"page": name, "seed": seed}, Limits(max_turns=30, max_malformed=5), name)
 
 
-class MiniwobEnv(WebEnv):
+class MiniwobEnv(Critiqued, WebEnv):
     """A page of MiniWoB. Option ``kinds`` (one or several) plays some of them only."""
 
     id = "web/miniwob-v0"
@@ -103,13 +112,13 @@ class MiniwobEnv(WebEnv):
             lease.visit.at(NAME, None)
             session = Session(lease, f"http://{NAME}", kind=self._observe, read=READ, ticking=True)
         page = session.page
-        if page.url == "about:blank":
+        if page.url == "about:blank" or name in WHOLLY:
             await page.clock.install(time=NOW)
             async with host().loading:
                 await page.goto(f"http://{NAME}/miniwob/{name}.html", wait_until="load")
             await page.clock.pause_at(NOW + 10_000)
             await page.add_style_tag(content=STILL)
-            await page.evaluate(FIRST)
+            await page.evaluate(PICTURES)
         else:
             await session.tick(600)  # let what the last episode began come to its end
         await asyncio.gather(page.mouse.move(0, 0), page.mouse.up())  # together, since a move alone waits for the next frame

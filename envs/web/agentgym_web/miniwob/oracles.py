@@ -187,9 +187,7 @@ def _expand(page: Page) -> Iterator[str]:
 
 def _widget(page: Page) -> Iterator[str]:
     (kind,) = page.asked(r'on a "([^"]*)" widget')
-    fields = [e for e in page.all("textbox")]
-    if kind in ("text", "textarea"):
-        raise CapabilityError("the outline does not tell a text field from a text area")
+    fields = [e for e in page.all("textbox") if ("multiline" in e.rest) == (kind == "textarea")]
     yield f"click {next(e.id for e in (page.all(kind) or fields))}"
 
 

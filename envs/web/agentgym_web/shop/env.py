@@ -10,6 +10,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from agentgym_verifiers.process import Critiqued
 from msgspec import Meta, Struct
 
 from agentgym.core import Capabilities, EpisodeView, Limits, StopReason, Task, TaskSet, Verdict, Verifier
@@ -98,7 +99,7 @@ def _task(task_id: str, parts: int) -> Task:
     return Task(task_id, draft.asks, split, data, limits, TEMPLATES[name][0])
 
 
-class ShopEnv(WebEnv):
+class ShopEnv(Critiqued, WebEnv):
     """A shop of 1,000 products: accounts, orders, returns, reviews, a forum, and a side for those who run it.
 
     Options: ``kinds`` plays some kinds or templates only; ``layout`` shows the same shop with other words, places or looks, or all of it

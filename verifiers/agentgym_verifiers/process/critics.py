@@ -1,0 +1,42 @@
+"""Critics by rule: of what cannot be undone. They judge proposals as ``agentgym.policies.search`` hands them over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from agentgym.policies.search import Proposal
+from agentgym.verdict import Verdict
+
+WORDS = {
+    "pay": r"\b(buy|order|pay|purchase)", "delete": r"\b(delete|remove|drop)", "cancel": r"\bcancel", "return": r"\breturn|send back", "ship": r"\bship",
+    "import": r"\bimport",
+}  # fmt: skip
+"""By the word that a site has for an act, what an instruction says that asks for it."""
+
+
+class Careful(Struct, frozen=True):
+    """0 for what cannot be undone, else 1: with mode ``suggest``, every such act has to be done twice."""
+
+    def __call__(self, proposals: Sequence[Proposal]) -> list[Verdict]:
+        return [self._one(str(p.consequences.get("irreversible", ""))) for p in proposals]
+
+    def _one(self, word: str) -> Verdict:
+        if not word:
+            return Verdict.scored(1.0)
+        return Verdict.scored(0.0, critique=f"this would {word}, which cannot be undone; make sure that it is what was asked for", irreversible=word)
+
+
+class Asked(Struct, frozen=True):
+    """0 for what cannot be undone and was not asked for, in so many words, by the first message of a user; else 1."""
+
+    def __call__(self, proposals: Sequence[Proposal]) -> list[Verdict]:
+        return [self._one(p, str(p.consequences.get("irreversible", ""))) for p in proposals]
+
+    def _one(self, proposal: Proposal, word: str) -> Verdict:
+        asked = next((m["content"].partition("\n\n")[0] for m in proposal.messages if m["role"] == "user"), "")
+        if not word or re.search(WORDS.get(word, rf"\b{re.escape(word)}"), asked, re.IGNORECASE):
+            return Verdict.scored(1.0)
+        return Verdict.scored(0.0, critique=f"nobody asked you to {word}, and it cannot be undone", irreversible=word)
