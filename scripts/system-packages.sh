@@ -11,6 +11,7 @@ if ! "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1; then
 fi
 command -v cc >/dev/null 2>&1 || wanted="$wanted gcc libc6-dev"
 command -v bwrap >/dev/null 2>&1 || wanted="$wanted bubblewrap"
+command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || wanted="$wanted chromium"
 if [ -z "$needed$wanted" ]; then
     exit 0
 fi

@@ -8,9 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("agentgym_web")  # not yet part of `make setup`
-
 from agentgym_web import TASKS
 from agentgym_web.browser import chromium, host
 from agentgym_web.miniwob.oracles import SCRIPTS
@@ -112,7 +109,14 @@ def test_labels_that_nobody_sees_are_not_told(env):
 
 def test_other_hosts_are_refused_and_logged_and_dialogs_do_not_hold_the_page(env):
     begin(env, "click-test-2")
-    for url in ("http://example.com/", "file:///etc/passwd", f"http://127.0.0.1:{host().sites.port}/", "http://[::1]/", "http://shop.test/", "chrome://version"):
+    for url in (
+        "http://example.com/",
+        "file:///etc/passwd",
+        f"http://127.0.0.1:{host().sites.port}/",
+        "http://[::1]/",
+        "http://shop.test/",
+        "chrome://version",
+    ):
         assert evaluate(env, f"() => fetch('{url}').then(() => 'reached', () => 'refused')") == "refused"
     evaluate(env, "() => { setTimeout(() => alert('boo'), 100); }")
     seen = env.step("hover 1")[0]

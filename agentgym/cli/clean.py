@@ -20,10 +20,10 @@ class CleanConfig(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def clean(config: CleanConfig, screen: Screen) -> Answer:
-    """List leftovers of each kind of sandbox, and remove them unless told otherwise."""
+    """List leftovers of each kind of sandbox and of whatever else says that it leaves some, and remove them unless told otherwise."""
     found, removed = dict[str, list[str]](), dict[str, list[str]]()
-    for kind in sorted(installed("sandboxes")):
-        cls = load("sandboxes", kind)
+    for group, kind in sorted((g, k) for g in ("leftovers", "sandboxes") for k in installed(g)):
+        cls = load(group, kind)
         try:
             if left := cls.leftovers(config.everything):
                 found[kind] = left
@@ -34,4 +34,6 @@ def clean(config: CleanConfig, screen: Screen) -> Answer:
     return Answer({"found": found, "removed": removed}, "\n".join(lines) or "nothing was left behind")
 
 
-CLEAN = Command("clean", "Remove what killed gyms have left behind: containers, snapshots, control groups.", "agentgym clean --list", CleanConfig, clean)
+CLEAN = Command(
+    "clean", "Remove what killed gyms have left behind: containers, snapshots, control groups, browsers.", "agentgym clean --list", CleanConfig, clean
+)

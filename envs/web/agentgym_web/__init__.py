@@ -19,7 +19,7 @@ MINIWOB = EnvSpec(
     install="pip install agentgym-web",
 )
 
-TEMPLATES, PER_TEMPLATE = 60, {"train": 100, "dev": 10, "test": 10}
+TEMPLATES, PER_TEMPLATE = 63, {"train": 100, "dev": 10, "test": 10}
 SHOP = EnvSpec(
     id="web/shop-v0",
     entry_point="agentgym_web.shop.env:ShopEnv",

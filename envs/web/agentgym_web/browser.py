@@ -19,11 +19,12 @@ from starlette.types import ASGIApp
 
 from agentgym.errors import EnvironmentFault, MissingExtra
 from agentgym.sandbox.owner import me
+from agentgym_web.leftovers import OWNER
 from agentgym_web.server import TOKEN, Sites, Visit
 
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page.js").read_text()
-OWNER = "--agentgym-owner="
+
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-extensions", "--force-color-profile=srgb", "--hide-scrollbars", "--disable-quic", "--no-pings", "--disable-client-side-phishing-detection",

@@ -151,7 +151,9 @@ class WebEnv(AgentEnv):
         """What the site itself says of an action before it is done: ``{"irreversible": "pay"}``, or nothing."""
         parsed = parse_action(action)
         for call in parsed.calls or ([short_call(self.tools, parsed.prose)] if parsed.prose else []):
-            if call.name not in ("click", "click_at", "double_click", "press") or (call.name == "press" and call.arguments.get("key") not in ("Enter", "Space")):
+            if call.name not in ("click", "click_at", "double_click", "press") or (
+                call.name == "press" and call.arguments.get("key") not in ("Enter", "Space")
+            ):
                 continue
             try:
                 fitting = msgspec.convert(call.arguments, find_tool(self.tools, call.name).arguments, strict=False)
@@ -174,9 +176,7 @@ class WebEnv(AgentEnv):
         return await self.session.look()
 
     def _advance(self, action: Action) -> Scene:
-        done = answer(
-            self.tools, self, action, len(self.episode.turns) - 1, lambda: self._ended() is not None, hint="say one, such as click 3", short=True
-        )
+        done = answer(self.tools, self, action, len(self.episode.turns) - 1, lambda: self._ended() is not None, hint="say one, such as click 3", short=True)
         return self._scene(done.messages, malformed=done.malformed, states=done.states)
 
     def _scene(self, messages: list[Message], *, first: bool = False, malformed: bool = False, states: Iterable[str] = ()) -> Scene:

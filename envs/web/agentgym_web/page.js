@@ -181,6 +181,11 @@
   }
   const send = XMLHttpRequest.prototype.send;
   XMLHttpRequest.prototype.send = function (...given) { open += 1; this.addEventListener('loadend', closing, { once: true }); return send.apply(this, given); };
+  let opened = 0;  // how often a window was asked for since the last look
+  document.addEventListener('click', (e) => { const a = e.target.closest && e.target.closest('a[target]'); if (a && !['', '_self', '_top', '_parent'].includes(a.target)) opened += 1; }, true);
+  const opens = window.open;
+  window.open = (...given) => { opened += 1; return opens.apply(window, given); };
+  kept.opened = () => { const n = opened; opened = 0; return n; };
   const tick = () => new Promise((done) => { const c = new MessageChannel(); c.port1.onmessage = done; c.port2.postMessage(0); });
   const loading = (f) => {
     try { const d = f.contentDocument; return d && f.loading !== 'lazy' && (d.readyState !== 'complete' || d.URL === 'about:blank' && f.src && f.src !== 'about:blank'); } catch (e) { return false; }

@@ -18,7 +18,8 @@ class Visit:
     """Who may see which site, whose world it is there, and what was refused."""
 
     def __init__(self) -> None:
-        self.token, self.host, self.world, self.log = secrets.token_urlsafe(18), "", None, list[str]()
+        self.token, self.host, self.log = secrets.token_urlsafe(18), "", list[str]()
+        self.world: Any = None
 
     def at(self, host: str, world: Any) -> None:
         """From now on this visit is to ``host``, and to the state ``world`` there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mimetypes
 from collections.abc import Coroutine, Mapping
 from pathlib import PurePath
@@ -40,7 +41,7 @@ class Session:
 
     def __init__(self, lease: Lease, origin: str, *, kind: str = "tree", read: str = "() => null", ticking: bool = False, holds: bool = False) -> None:
         self.lease, self.origin, self.kind, self.ticking, self.holds = lease, origin, kind, ticking, holds
-        self._reads = f"async () => {{ {BARE} await window.__agentgym.settled(); return {{ ...window.__agentgym.read('{kind}'), more: ({read})() }}; }}"
+        self._reads = f"async () => {{ {BARE} await window.__agentgym.settled(); return {{ ...window.__agentgym.read('{kind}'), opened: window.__agentgym.opened(), more: ({read})() }}; }}"
         self._reads_now = f"() => {{ {BARE} return {{ ...window.__agentgym.read('{kind}'), more: null }}; }}"
         self.files: dict[str, bytes] = {}
         self.tabs: list[Page] = []
@@ -49,8 +50,9 @@ class Session:
         self.asked: Dialog | None = None
         self._question, self._left, self._dialogs = asyncio.Event(), list[asyncio.Task[Any]](), 0
         self._transfers: set[asyncio.Task[None]] = set()
+        self._new_tab = asyncio.Event()
         self._add(lease.page)
-        self.page = lease.page
+        self.page, self._tabs_before = lease.page, 1
         lease.opened = self._add
 
     def _add(self, page: Page) -> None:
@@ -59,6 +61,7 @@ class Session:
             self._keep(asyncio.ensure_future(page.close()))
             return
         self.tabs.append(page)
+        self._new_tab.set()
         page.set_default_timeout(PATIENCE * 1000)
         if page is not self.lease.page:
             self.lease.watch(page)
@@ -117,7 +120,7 @@ class Session:
         name = PurePath(download.suggested_filename).name[:80] or "download"
         try:
             progress = await self.lease.context.new_cdp_session(download.page)
-            progress.on("Page.downloadProgress", lambda e: e["receivedBytes"] > MOST_BYTES and self._keep(asyncio.ensure_future(download.cancel())))
+            progress.on("Page.downloadProgress", lambda e: self._keep(asyncio.ensure_future(download.cancel())) if e["receivedBytes"] > MOST_BYTES else None)
             await progress.send("Page.enable")
             path = await asyncio.wait_for(download.path(), PATIENCE)
             data = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
@@ -191,10 +194,19 @@ class Session:
                 continue
             if seen is not None and not self._transfers:
                 found: Seen = seen
+                await self._opened(found.pop("opened", 0))
                 return found
             if self._transfers:
                 await asyncio.wait(set(self._transfers), timeout=PATIENCE + LAST)
         return await self._look_now()
+
+    async def _opened(self, windows: int) -> None:
+        """Wait for the tab of a window that the page has asked for; it may not come."""
+        if windows and len(self.tabs) == self._tabs_before:
+            self._new_tab.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._new_tab.wait(), LAST)
+        self._tabs_before = len(self.tabs)
 
     async def _arrived(self) -> None:
         """A page was left while it was read; wait for the next one."""

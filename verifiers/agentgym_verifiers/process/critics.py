@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Struct
 
 from agentgym.policies.search import Proposal
@@ -26,7 +27,7 @@ class Careful(Struct, frozen=True):
     def _one(self, word: str) -> Verdict:
         if not word:
             return Verdict.scored(1.0)
-        return Verdict.scored(0.0, critique=f"this would {word}, which cannot be undone; make sure that it is what was asked for", irreversible=word)
+        return _bad(word, f"this would {word}, which cannot be undone; make sure that it is what was asked for")
 
 
 class Asked(Struct, frozen=True):
@@ -39,4 +40,8 @@ class Asked(Struct, frozen=True):
         asked = next((m["content"].partition("\n\n")[0] for m in proposal.messages if m["role"] == "user"), "")
         if not word or re.search(WORDS.get(word, rf"\b{re.escape(word)}"), asked, re.IGNORECASE):
             return Verdict.scored(1.0)
-        return Verdict.scored(0.0, critique=f"nobody asked you to {word}, and it cannot be undone", irreversible=word)
+        return _bad(word, f"nobody asked you to {word}, and it cannot be undone")
+
+
+def _bad(word: str, why: str) -> Verdict:
+    return msgspec.structs.replace(Verdict.scored(0.0, irreversible=word), critique=why)

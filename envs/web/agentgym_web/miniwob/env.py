@@ -21,7 +21,7 @@ from agentgym.messages import Tool, parse_action
 from agentgym.verdict import Json
 from agentgym_web import MINIWOB, PER_TASK, TASKS
 from agentgym_web.browser import host
-from agentgym_web.env import STEPS, WebEnv
+from agentgym_web.env import BEGUN, STEPS, WebEnv
 from agentgym_web.miniwob.fetch import pages
 from agentgym_web.miniwob.oracles import script
 from agentgym_web.session import POINTING, Session, tools
@@ -115,7 +115,7 @@ class MiniwobEnv(Critiqued, WebEnv):
         if page.url == "about:blank" or name in WHOLLY:
             await page.clock.install(time=NOW)
             async with host().loading:
-                await page.goto(f"http://{NAME}/miniwob/{name}.html", wait_until="load")
+                await page.goto(f"http://{NAME}/miniwob/{name}.html", wait_until="load", timeout=BEGUN * 1000)
             await page.clock.pause_at(NOW + 10_000)
             await page.add_style_tag(content=STILL)
             await page.evaluate(PICTURES)

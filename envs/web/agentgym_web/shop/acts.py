@@ -53,7 +53,9 @@ def cart_remove(db: sqlite3.Connection, customer: int, product: int) -> None:
 def pay(db: sqlite3.Connection, customer: int, address: int, delivery: str = "standard", coupon: str = "", note: str = "") -> int:
     """Order what is in the cart; the number of the order."""
     where = one(db, "SELECT * FROM addresses WHERE id = ? AND customer = ?", address, customer)
-    lines = db.execute("SELECT c.product, c.quantity, p.price, p.stock FROM cart c JOIN products p ON p.id = c.product WHERE c.customer = ?", (customer,)).fetchall()
+    lines = db.execute(
+        "SELECT c.product, c.quantity, p.price, p.stock FROM cart c JOIN products p ON p.id = c.product WHERE c.customer = ?", (customer,)
+    ).fetchall()
     if not lines:
         raise Refused("the cart is empty")
     if delivery not in DELIVERIES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,15 +13,15 @@ from agentgym_verifiers.process import Critiqued
 from msgspec import Meta, Struct
 
 from agentgym.core import Capabilities, EpisodeView, Limits, StopReason, Task, TaskSet, Verdict, Verifier
-from agentgym.errors import CapabilityError, EnvironmentFault, UnknownName, UsageError
+from agentgym.errors import CapabilityError, EnvironmentFault, UnknownName
 from agentgym.messages import Tool, call, tool
 from agentgym.verdict import Json
 from agentgym_web import PER_TEMPLATE, SHOP
 from agentgym_web.browser import host
-from agentgym_web.env import STEPS, WebEnv
+from agentgym_web.env import BEGUN, STEPS, WebEnv
 from agentgym_web.session import BROWSING, Session, tools
-from agentgym_web.shop.drafts import TEMPLATES, Bench, several
 from agentgym_web.shop.site import app
+from agentgym_web.shop.tasks import TEMPLATES, Bench
 from agentgym_web.shop.world import LAYOUTS, World
 
 NAME = "shop.test"
@@ -75,35 +74,35 @@ def same(wanted: Json, said: str) -> bool:
 
 
 @cache
-def tasks_of(split: str, kinds: tuple[str, ...], parts: int) -> TaskSet:
+def tasks_of(split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
     """All templates, or those of some kinds or names, each with seeds of its own: number n of every template, then number n + 1."""
-    known = [*TEMPLATES, *(kind for kind, _ in TEMPLATES.values())]
+    known = [*TEMPLATES, "errands", *dict.fromkeys(kind for kind, _ in TEMPLATES.values())]
     for kind in kinds:
         if kind not in known:
             raise UnknownName("template or kind of web/shop", kind, known)
-    names = [name for name, (kind, _) in TEMPLATES.items() if not kinds or name in kinds or kind in kinds]
-    return TaskSet([f"{name}.{split}.{n}" for n in range(PER_TEMPLATE[split]) for name in names], lambda task_id: _task(task_id, parts))
+    names = [name for name, (kind, _) in TEMPLATES.items() if not kinds or {name, kind, name.rpartition("-")[0]} & {*kinds}]
+    return TaskSet([f"{name}.{split}.{n}" for n in range(PER_TEMPLATE[split]) for name in names], _task)
 
 
-def _task(task_id: str, parts: int) -> Task:
+def _task(task_id: str) -> Task:
     name, split, number = task_id.rsplit(".", 2)
     rng = random.Random(f"web/shop/{task_id}")
     seed = CATALOGUES[split][int(number) % len(CATALOGUES[split])]
     bench = Bench(seed, rng)
-    draft = several(bench, parts) if name == "errands" else TEMPLATES[name][1](bench)
+    draft = TEMPLATES[name][1](bench)
     data: dict[str, Json] = {
         "catalogue": seed, "who": draft.who, "answer": draft.answer, "way": draft.way, "files": dict(draft.files),
         "changes": msgspec.json.decode(bench.world.artefact()),
     }  # fmt: skip
-    limits = Limits(max_turns=30 if name != "errands" else 60, max_malformed=5)
-    return Task(task_id, draft.asks, split, data, limits, TEMPLATES[name][0])
+    limits = Limits(max_turns=80 if name.startswith("errands") else 30, max_malformed=5)
+    return Task(task_id, draft.asks, split, data, limits, name)
 
 
 class ShopEnv(Critiqued, WebEnv):
     """A shop of 1,000 products: accounts, orders, returns, reviews, a forum, and a side for those who run it.
 
-    Options: ``kinds`` plays some kinds or templates only; ``layout`` shows the same shop with other words, places or looks, or all of it
-    (``perturbed``); ``parts`` (1 to 4) asks for the first of the errands only, for a curriculum that grows.
+    Options: ``kinds`` plays some kinds (find, buy, account, compare, admin, and errands of 2 to 6 parts) or templates only; ``layout`` shows
+    the same shop with other words, places or looks, or all of it (``perturbed``).
     """
 
     id = "web/shop-v0"
@@ -116,19 +115,17 @@ class ShopEnv(Critiqued, WebEnv):
         "elements. What is marked irreversible cannot be undone. When all is done: answer, with what was asked for, or answer done."
     )
 
-    def __init__(self, *, kinds: str | Iterable[str] = (), layout: str = "plain", parts: int = 4, **base: Any) -> None:
+    def __init__(self, *, kinds: str | Iterable[str] = (), layout: str = "plain", **base: Any) -> None:
         if layout not in LAYOUTS:
             raise UnknownName("layout", layout, LAYOUTS)
-        if not 1 <= parts <= 4:
-            raise UsageError(f"parts is 1 to 4, not {parts}")
-        self._kinds, self.layout, self._parts = (kinds,) if isinstance(kinds, str) else tuple(kinds), layout, parts
+        self._kinds, self.layout = (kinds,) if isinstance(kinds, str) else tuple(kinds), layout
         self._answered = False
         host().serve(NAME, app)
         super().__init__(**base)
 
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split."""
-        return tasks_of(split, self._kinds, self._parts)
+        return tasks_of(split, self._kinds)
 
     @property
     def world(self) -> World:
@@ -138,12 +135,12 @@ class ShopEnv(Critiqued, WebEnv):
 
     async def _open(self, task: Task) -> Session:
         self._answered = False
-        world = World(int(task.data["catalogue"]), self.layout)  # type: ignore[arg-type]  # written by _task
-        session = await self._visit(world, {name: text.encode() for name, text in task.data["files"].items()})  # type: ignore[union-attr]
+        world = World(int(task.data["catalogue"]), self.layout)
+        session = await self._visit(world, {name: text.encode() for name, text in task.data["files"].items()})
         if task.data["who"]:
-            await self._cookie(session, world.log_in(int(task.data["who"])))  # type: ignore[arg-type]
+            await self._cookie(session, world.log_in(int(task.data["who"])))
         async with host().loading:
-            await session.page.goto(f"{ORIGIN}/", wait_until="load")
+            await session.page.goto(f"{ORIGIN}/", wait_until="load", timeout=BEGUN * 1000)
         return session
 
     async def _visit(self, world: World, files: dict[str, bytes]) -> Session:
@@ -211,7 +208,7 @@ class ShopEnv(Critiqued, WebEnv):
 
     def _load(self, payload: bytes) -> None:
         database, said, tabs, here, cookies, files = msgspec.msgpack.decode(payload)
-        world = World(int(self.task.data["catalogue"]), self.layout, database)  # type: ignore[arg-type]
+        world = World(int(self.task.data["catalogue"]), self.layout, database)
         self._answered = False
         if self._session is not None and self._session.lease.broken:
             self._leave()

@@ -53,7 +53,8 @@ class Visitor:
 
     def rows(self, query: str, *values: Any) -> list[Any]:
         """The rows of a query."""
-        return self.db.execute(query, values).fetchall()
+        found: list[Any] = self.db.execute(query, values).fetchall()
+        return found
 
     def page(self, name: str, status: int = 200, **given: Any) -> Response:
         """A page from its template."""
@@ -315,6 +316,11 @@ async def _imported(request: Request) -> Response:
     return await done(_do(lambda v, f: acts.import_stock(v.db, text)), "/admin/products", "The stocks were set")(request)
 
 
+def _replied(v: Visitor, f: FormData) -> str:
+    acts.reply(v.db, v.me, _path(v), str(f["body"]))
+    return f"/forum/{_path(v)}"
+
+
 def _profile(v: Visitor, f: FormData) -> str:
     acts.profile(v.db, v.me, name=str(f["name"]), email=str(f["email"]), phone=str(f["phone"]), newsletter=str(int("newsletter" in f)))
     return ""
@@ -346,7 +352,9 @@ POSTS: dict[str, Handler] = {
     "/orders/{id:int}/again": done(_do(lambda v, f: acts.reorder(v.db, v.me, _path(v))), "/cart"),
     "/orders/{id:int}/cancel": done(_do(lambda v, f: acts.cancel(v.db, _path(v), v.me)), "/orders", "The order was cancelled"),
     "/orders/{id:int}/return/{product:int}": done(
-        _do(lambda v, f: acts.send_back(v.db, v.me, _path(v), _path(v, "product"), _number(f, "quantity"), str(f["reason"]))), "/orders", "The return is announced"
+        _do(lambda v, f: acts.send_back(v.db, v.me, _path(v), _path(v, "product"), _number(f, "quantity"), str(f["reason"]))),
+        "/orders",
+        "The return is announced",
     ),
     "/account": done(_profile, "/account", "Saved"),
     "/account/password": done(_do(lambda v, f: acts.password(v.db, v.me, str(f["old"]), str(f["new"]))), "/account", "The password was changed"),
@@ -362,7 +370,7 @@ POSTS: dict[str, Handler] = {
     ),
     "/reviews/{id:int}/delete": done(_do(lambda v, f: acts.review_delete(v.db, v.me, _path(v))), "/reviews"),
     "/forum": done(lambda v, f: f"/forum/{acts.thread(v.db, v.me, str(f['board']), str(f['title']), str(f['body']))}", "/forum"),
-    "/forum/{id:int}": done(lambda v, f: acts.reply(v.db, v.me, _path(v), str(f["body"])) or f"/forum/{_path(v)}", "/forum"),
+    "/forum/{id:int}": done(_replied, "/forum"),
     "/posts/{id:int}/vote": done(lambda v, f: _thread_after(v, acts.vote, v.me, _path(v)), "/forum"),
     "/posts/{id:int}/delete": done(lambda v, f: _thread_after(v, acts.post_delete, v.me, _path(v)), "/forum"),
     "/login": log_in,
