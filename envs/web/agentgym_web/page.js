@@ -71,7 +71,7 @@
     const what = role(element), said = ownText(element), svg = element instanceof SVGElement, clickable = acts(element, style);
     if (!what && !said && !clickable && !boxed(element, style) && !(svg && element.tagName !== 'svg' && element.tagName !== 'g') && element.tabIndex < 0) return false;
     if (element.tagName === 'OPTION' && !element.parentElement.multiple && element.parentElement.size < 2) return false;
-    if (element.tagName === 'LABEL' && element.control && !element.childElementCount && !clickable) return false;  // its field is named by it
+    if (element.tagName === 'LABEL' && element.control && !clickable) return false;  // its field is named by it
     const parts = [`[${idOf(element)}]`, what || (svg ? element.tagName : clickable ? 'clickable' : said ? 'text' : 'box')];
     if (boxed(element, style)) parts.push(style.backgroundColor);
     const called = name(element, what);

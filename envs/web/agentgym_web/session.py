@@ -41,12 +41,13 @@ class Session:
 
     def __init__(self, lease: Lease, origin: str, *, kind: str = "tree", read: str = "() => null", ticking: bool = False, holds: bool = False) -> None:
         self.lease, self.origin, self.kind, self.ticking, self.holds = lease, origin, kind, ticking, holds
-        self._reads = f"async () => {{ {BARE} await window.__agentgym.settled(); return {{ ...window.__agentgym.read('{kind}'), opened: window.__agentgym.opened(), more: ({read})() }}; }}"
+        all_ = f"...window.__agentgym.read('{kind}'), opened: window.__agentgym.opened(), more: ({read})()"
+        self._reads = f"async (ms) => {{ {BARE} {RUN_ON} await window.__agentgym.settled(); return {{ {all_} }}; }}"
         self._reads_now = f"() => {{ {BARE} return {{ ...window.__agentgym.read('{kind}'), more: null }}; }}"
         self.files: dict[str, bytes] = {}
         self.tabs: list[Page] = []
         self.ways: dict[Page, list[str]] = {}
-        self._returning = False
+        self._returning, self._due = False, 0
         self.asked: Dialog | None = None
         self._question, self._left, self._dialogs = asyncio.Event(), list[asyncio.Task[Any]](), 0
         self._transfers: set[asyncio.Task[None]] = set()
@@ -147,8 +148,7 @@ class Session:
             self.lease.log.append("the question of the page was dismissed")
         try:
             said = await self._unless_asked(getattr(self, name)(**given))
-            if self.ticking and self.asked is None:
-                await self._unless_asked(self.tick(STEP_MS))
+            self._due = STEP_MS if self.ticking else 0
         except (TimeoutError, Slow):
             raise ToolError(f"{name} did not end within {PATIENCE:g} s") from None
         except Error as error:
@@ -184,7 +184,8 @@ class Session:
             if self.asked is not None:
                 return {"seen": "", "url": self.page.url, "title": "", "scrolled": [], "values": [], "more": None}
             try:
-                seen = await self._unless_asked(self.page.evaluate(self._reads))
+                due, self._due = self._due, 0
+                seen = await self._unless_asked(self.page.evaluate(self._reads, due))
             except TimeoutError:
                 return await self._look_now()
             except Error as error:
@@ -352,11 +353,7 @@ class Session:
 
     async def tick(self, milliseconds: int) -> None:
         """Move the clock of the page. What its own timers throw is its own."""
-        try:
-            await self.page.clock.run_for(milliseconds)
-        except Error:
-            if self.lease.broken or self.page.is_closed():
-                raise
+        await self.page.evaluate(f"async (ms) => {{ {RUN_ON} }}", milliseconds)
 
     async def marked(self, given: Mapping[str, Any]) -> str:
         """What the site says of the thing that an action with these arguments would touch, such as ``pay``; else nothing."""
@@ -381,6 +378,8 @@ BARE = """if (!window.__agentgym) return {
   seen: document.body ? document.body.innerText.slice(0, 500) : '', url: location.href, title: document.title, scrolled: [], values: [], more: null
 };"""
 """For a page of the browser's own, such as an error."""
+RUN_ON = "try { if (ms) await window.__pwClock.controller.runFor(ms); } catch (e) { /* what the page's own timers throw is its own */ }"
+"""What ``page.clock.run_for`` does, without the script that it leaves behind for later pages, and within another evaluation."""
 FOCUS = """id => {
   const e = window.__agentgym.find(id);
   const field = e && (e.tagName === 'TEXTAREA' || e.isContentEditable

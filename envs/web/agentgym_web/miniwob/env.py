@@ -24,7 +24,7 @@ from agentgym_web.browser import host
 from agentgym_web.env import BEGUN, STEPS, WebEnv
 from agentgym_web.miniwob.fetch import pages
 from agentgym_web.miniwob.oracles import script
-from agentgym_web.session import POINTING, Session, tools
+from agentgym_web.session import POINTING, RUN_ON, Session, tools
 
 NOW = 1_767_225_600_000
 """When every episode begins, for the page: milliseconds since 1970, the first of January 2026."""
@@ -42,12 +42,14 @@ PICTURES = """async () => {
   await Promise.all(window.__agentgym.pictures.map((i) => i.decode().catch(() => null)));
 }"""
 """A picture of a style sheet has no size before it is there."""
-BEGIN = """seed => {
+BEGIN = """async (seed) => {
   if (document.activeElement) document.activeElement.blur();
   for (const each of document.querySelectorAll('*')) if (each.scrollTop) each.scrollTop = 0;
   history.replaceState(null, '', location.pathname);
   window.__agentgym.forget(); Math.seedrandom(seed); core.startEpisodeReal();
-}"""
+  const ms = 100;
+  RUN_ON
+}""".replace("RUN_ON", RUN_ON)
 
 
 class Reached(Struct, frozen=True):
@@ -73,7 +75,7 @@ def tasks_of(split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
 def _task(task_id: str) -> Task:
     name, split, _ = task_id.rsplit(".", 2)
     seed = hashlib.blake2b(task_id.encode(), digest_size=8).hexdigest()
-    return Task(task_id, "Do what the page asks at its top.", split, {"page": name, "seed": seed}, Limits(max_turns=30, max_malformed=5), name)
+    return Task(task_id, "Do what the page asks at its top.", split, {"page": name, "seed": seed}, Limits(max_turns=30, max_malformed=5, max_calls=4), name)
 
 
 class MiniwobEnv(Critiqued, WebEnv):
@@ -119,11 +121,9 @@ class MiniwobEnv(Critiqued, WebEnv):
             await page.clock.pause_at(NOW + 10_000)
             await page.add_style_tag(content=STILL)
             await page.evaluate(PICTURES)
-        else:
-            await session.tick(600)  # let what the last episode began come to its end
-        await asyncio.gather(page.mouse.move(0, 0), page.mouse.up())  # together, since a move alone waits for the next frame
+        # what the last episode began comes to its end; the mouse goes away, with an event after the move, which else waits for the next frame
+        await asyncio.gather(session.tick(600), page.mouse.move(0, 0), page.mouse.up())
         await page.evaluate(BEGIN, str(task.data["seed"]))
-        await session.tick(100)
         return session
 
     async def _shut(self, session: Session) -> None:
@@ -156,11 +156,11 @@ class MiniwobEnv(Critiqued, WebEnv):
         return msgspec.msgpack.encode([turn.action for turn in self.episode.turns])
 
     def _load(self, payload: bytes) -> None:
-        record = self.episode
+        turns = self.episode.turns
         self._begin(self.task)
         for n, action in enumerate(msgspec.msgpack.decode(payload, type=list[str])):
-            self.episode.turns = record.turns[: n + 1]
+            self.episode.turns = turns[: n + 1]
             parsed = parse_action(action, max_chars=self.limits.max_action_chars, max_calls=self.limits.max_calls)
             if parsed.problem is None:
                 self._advance(parsed)
-        self.episode.turns = record.turns
+        self.episode.turns = turns
