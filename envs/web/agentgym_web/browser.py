@@ -26,9 +26,9 @@ T = TypeVar("T")
 PAGE = Path(__file__).with_name("page.js").read_text()
 
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-extensions", "--force-color-profile=srgb", "--hide-scrollbars", "--disable-quic", "--no-pings", "--disable-client-side-phishing-detection",
-    "--webrtc-ip-handling-policy=disable_non_proxied_udp", f"{OWNER}{me()}",
+    "--no-sandbox", "--disable-gpu", "--disable-frame-rate-limit", "--disable-gpu-vsync", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-extensions", "--force-color-profile=srgb", "--hide-scrollbars", "--disable-quic",
+    "--no-pings", "--disable-client-side-phishing-detection", "--webrtc-ip-handling-policy=disable_non_proxied_udp", f"{OWNER}{me()}",
 ]  # fmt: skip
 KEPT, AHEAD, WORN, AT_ONCE = 24, 1, 200, 3
 """So many contexts wait for their next episode, and so many are made before they are asked for; after so many episodes one is closed; so many are

@@ -193,15 +193,15 @@
   const frames = () => [...document.querySelectorAll('iframe')].map((f) => { try { return f.contentWindow.__agentgym; } catch (e) { return null; } }).filter(Boolean);
   let changes = 0;
   new MutationObserver(() => { changes += 1; }).observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
-  kept.settled = async () => {
-    for (let round = 0, before = -1; round < 30 && (busy() || changes !== before); round++) {
+  // With `still`, timers of the page do not run by themselves: only what it loads is waited for.
+  kept.settled = async (still) => {
+    for (let round = 0, before = still ? changes : -1; round < 30 && (round === 0 || busy() || changes !== before); round++) {
       while (busy()) await new Promise((done) => waiters.push(done));
       await Promise.all([...document.images].map((i) => i.complete || i.loading === 'lazy' || new Promise((done) => { i.onload = i.onerror = done; })));
       await Promise.all([...document.querySelectorAll('iframe')].filter(loading).map((f) => new Promise((done) => f.addEventListener('load', done, { once: true }))));
-      for (const frame of frames()) await frame.settled();
+      for (const frame of frames()) await frame.settled(still);
       before = changes;
-      await tick();
-      await tick();
+      if (!still) { await tick(); await tick(); }
     }
   };
 

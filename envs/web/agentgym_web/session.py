@@ -42,7 +42,7 @@ class Session:
     def __init__(self, lease: Lease, origin: str, *, kind: str = "tree", read: str = "() => null", ticking: bool = False, holds: bool = False) -> None:
         self.lease, self.origin, self.kind, self.ticking, self.holds = lease, origin, kind, ticking, holds
         all_ = f"...window.__agentgym.read('{kind}'), opened: window.__agentgym.opened(), more: ({read})()"
-        self._reads = f"async (ms) => {{ {BARE} {RUN_ON} await window.__agentgym.settled(); return {{ {all_} }}; }}"
+        self._reads = f"async (ms) => {{ {BARE} {RUN_ON} await window.__agentgym.settled({str(ticking).lower()}); return {{ {all_} }}; }}"
         self._reads_now = f"() => {{ {BARE} return {{ ...window.__agentgym.read('{kind}'), more: null }}; }}"
         self.files: dict[str, bytes] = {}
         self.tabs: list[Page] = []
@@ -148,7 +148,7 @@ class Session:
             self.lease.log.append("the question of the page was dismissed")
         try:
             said = await self._unless_asked(getattr(self, name)(**given))
-            self._due = STEP_MS if self.ticking else 0
+            self.run_on(STEP_MS if self.ticking else 0)
         except (TimeoutError, Slow):
             raise ToolError(f"{name} did not end within {PATIENCE:g} s") from None
         except Error as error:
@@ -350,6 +350,10 @@ class Session:
             await self.tick(WAIT_MS - STEP_MS)
         else:
             await asyncio.sleep(WAIT_MS / 1000)
+
+    def run_on(self, milliseconds: int) -> None:
+        """Move the clock of the page with the next look."""
+        self._due += milliseconds
 
     async def tick(self, milliseconds: int) -> None:
         """Move the clock of the page. What its own timers throw is its own."""

@@ -24,7 +24,7 @@ from agentgym_web.browser import host
 from agentgym_web.env import BEGUN, STEPS, WebEnv
 from agentgym_web.miniwob.fetch import pages
 from agentgym_web.miniwob.oracles import script
-from agentgym_web.session import POINTING, RUN_ON, Session, tools
+from agentgym_web.session import POINTING, Session, tools
 
 NOW = 1_767_225_600_000
 """When every episode begins, for the page: milliseconds since 1970, the first of January 2026."""
@@ -42,14 +42,12 @@ PICTURES = """async () => {
   await Promise.all(window.__agentgym.pictures.map((i) => i.decode().catch(() => null)));
 }"""
 """A picture of a style sheet has no size before it is there."""
-BEGIN = """async (seed) => {
+BEGIN = """seed => {
   if (document.activeElement) document.activeElement.blur();
   for (const each of document.querySelectorAll('*')) if (each.scrollTop) each.scrollTop = 0;
-  history.replaceState(null, '', location.pathname);
+  if (location.hash) history.replaceState(null, '', location.pathname);
   window.__agentgym.forget(); Math.seedrandom(seed); core.startEpisodeReal();
-  const ms = 100;
-  RUN_ON
-}""".replace("RUN_ON", RUN_ON)
+}"""
 
 
 class Reached(Struct, frozen=True):
@@ -124,6 +122,7 @@ class MiniwobEnv(Critiqued, WebEnv):
         # what the last episode began comes to its end; the mouse goes away, with an event after the move, which else waits for the next frame
         await asyncio.gather(session.tick(600), page.mouse.move(0, 0), page.mouse.up())
         await page.evaluate(BEGIN, str(task.data["seed"]))
+        session.run_on(100)
         return session
 
     async def _shut(self, session: Session) -> None:
