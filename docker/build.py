@@ -24,9 +24,14 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BASE = "debian:bookworm-slim"
 MADE = "agentgym/debian:bookworm"
-ORDER = ("base", "swe", "eval")
-MEMBERS = ("", "envs/tools", "envs/swe", "verifiers")
-INSTALLED = ("agentgym-core", "agentgym-tools", "agentgym-swe", "agentgym-verifiers[math,text]")
+ORDER = ("base", "swe", "eval", "web")
+BELOW = {"swe": "agentgym/base", "eval": "agentgym/swe", "web": "agentgym/base"}
+MEMBERS = {"eval": ("", "envs/tools", "envs/swe", "verifiers"), "web": ("", "envs/web", "verifiers")}
+INSTALLED = {
+    "eval": ("agentgym-core", "agentgym-tools", "agentgym-swe", "agentgym-verifiers[math,text]"), "web": ("agentgym-core", "agentgym-web", "agentgym-verifiers")
+}  # fmt: skip
+FETCHED = {"eval": "swe", "web": "web"}
+"""For the images that hold a gym: the parts of this house in it, what is installed of them, and what was fetched for them."""
 EPOCH = "2026-01-01 00:00:00Z"
 
 
@@ -63,28 +68,28 @@ def run(*command: str) -> None:
 def context(name: str, folder: Path) -> None:
     """Lay out what an image is built from."""
     shutil.copy(HERE / name / "Dockerfile", folder)
-    if name == "eval":
+    if name in MEMBERS:
         wheels = folder / "wheels"
         pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "-w", str(wheels), "--find-links", str(wheels)]
         wheels.mkdir()
-        run(*pip, "--no-deps", *(str(ROOT / part) for part in MEMBERS))
-        run(*pip, *INSTALLED)
+        run(*pip, "--no-deps", *(str(ROOT / part) for part in MEMBERS[name]))
+        run(*pip, *INSTALLED[name])
         home = folder / "home"
         home.mkdir()
-        for part in ("swe",):
-            if (state_folder() / part).is_dir():
-                shutil.copytree(state_folder() / part, home / part, ignore=shutil.ignore_patterns("sdists", "*.new"))
+        part = FETCHED[name]
+        if (state_folder() / part).is_dir():
+            shutil.copytree(state_folder() / part, home / part, ignore=shutil.ignore_patterns("sdists", "*.new"))
 
 
 def content(name: str) -> str:
-    """A digest of what an image is made from; of ``eval``, also the gym's own code and what was fetched for it."""
+    """A digest of what an image is made from; of one with a gym, also the gym's own code and what was fetched for it."""
     digest = hashlib.sha256((HERE / name / "Dockerfile").read_bytes())
-    if name == "eval":
-        folders = [ROOT / "agentgym", *(ROOT / m for m in MEMBERS if m)]
-        kept = (".py", ".toml", ".c", ".json", ".jsonl", ".txt")
+    if name in MEMBERS:
+        folders = [ROOT / "agentgym", *(ROOT / m for m in MEMBERS[name] if m)]
+        kept = (".py", ".toml", ".c", ".json", ".jsonl", ".txt", ".js", ".css", ".html", ".sql")
         for path in sorted(p for f in folders for p in f.rglob("*") if p.suffix in kept and p.is_file() and "build" not in p.relative_to(ROOT).parts):
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-        digest.update("\n".join(sorted(p.name for p in (state_folder() / "swe").glob("*"))).encode())
+        digest.update("\n".join(sorted(p.name for p in (state_folder() / FETCHED[name]).glob("*"))).encode())
     return digest.hexdigest()[:24]
 
 
@@ -92,7 +97,7 @@ def build(name: str) -> dict[str, object]:
     """Build one image; what the lock file says of it."""
     with tempfile.TemporaryDirectory() as folder:
         context(name, Path(folder))
-        below = {"base": base, "swe": lambda: "agentgym/base", "eval": lambda: "agentgym/swe"}[name]()
+        below = BELOW[name] if name in BELOW else base()
         run("docker", "build", "-q", "--build-arg", f"BASE={below}", "-t", f"agentgym/{name}", folder)
     about = engine().inspect_image(f"agentgym/{name}")
     return {"id": about["Id"], "layers": about["RootFS"]["Layers"], "bytes": about["Size"], "content": content(name)}

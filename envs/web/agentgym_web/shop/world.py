@@ -58,7 +58,7 @@ class World:
         self.seed, self.layout = seed, layout
         self.db: sqlite3.Connection = opened(database or image(seed))
         self.said = ""
-        self._known: tuple[int, dict[str, Any]] | None = None
+        self._known: tuple[int, dict[str, Any]] | None = None if database else (self.db.total_changes, {})
 
     def t(self, text: str) -> str:
         """A label as this layout words it."""
@@ -78,7 +78,9 @@ class World:
         """A session of a customer; its token."""
         count = self.db.execute("SELECT COUNT(*) FROM sessions").fetchone()[0]
         token = hashlib.blake2b(f"{self.seed}/{count}/{customer}".encode(), digest_size=12).hexdigest()
+        known = self.changes()
         self.db.execute("INSERT INTO sessions VALUES (?, ?)", (token, customer))
+        self._known = self.db.total_changes, known  # sessions do not count
         return token
 
     def customer(self, token: str | None) -> sqlite3.Row | None:
