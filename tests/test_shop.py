@@ -13,6 +13,7 @@ from agentgym_web.browser import host
 from agentgym_web.shop.env import same
 from agentgym_web.shop.tasks import TEMPLATES
 from agentgym_web.shop.world import World
+from sandboxes import need
 
 import agentgym
 from agentgym.checks.report import audit
@@ -20,7 +21,6 @@ from agentgym.checks.subject import Subject
 from agentgym.errors import CapabilityError, UnknownName
 from agentgym.registry import spec
 from agentgym.sandbox.docker import engine
-from sandboxes import need
 
 
 @pytest.fixture(scope="module")

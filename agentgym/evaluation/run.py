@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -131,7 +132,8 @@ def write_provenance(out: Path, policy: str) -> None:
     path = out / "provenance.json"
     entries = msgspec.json.decode(path.read_bytes()) if path.exists() else []
     source = Path(__file__).parent
-    commit = subprocess.run(["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    found = [shutil.which("git") or "", "-C", str(source), "rev-parse", "HEAD"]
+    commit = subprocess.run(found, capture_output=True, text=True, check=False).stdout.strip() if found[0] else ""
     packages = {n: metadata.version(n) for n in ("gymnasium", "numpy", "scipy", "msgspec", "anyio")}
     entry = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "policy": policy, "commit": commit or None, "packages": {**packages, **provenance()},
