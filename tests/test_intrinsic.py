@@ -18,7 +18,7 @@ from tiny import model, renderer
 
 from agentgym.core import EpisodeView, Task, Tokens
 from agentgym.episode import Episode, Turn
-from agentgym.errors import CapabilityError
+from agentgym.errors import CapabilityError, UsageError
 from agentgym.evaluation.run import settler_of
 from agentgym.policies import resolve
 from agentgym.registry import installed, load, make
@@ -324,7 +324,9 @@ def test_every_source_is_installed_under_its_name(monkeypatch):
     }
     for name in names:
         made = load("verifiers", name)()
-        assert made.level in ("step", "outcome") and made.scope in ("episode", "group", "batch")
+        assert made.level == "action" or (made.level in ("step", "outcome") and made.scope in ("episode", "group", "batch"))
+    with pytest.raises(UsageError, match="before the act"):
+        settler_of(make("tools/desk", reward="outcome('task') + late('careful')"))
 
 
 def test_observations_are_those_after_each_turn():

@@ -9,8 +9,8 @@ import sys
 import threading
 
 import pytest
+from agentgym_verifiers.rules.match import same
 from agentgym_web.browser import host
-from agentgym_web.shop.env import same
 from agentgym_web.shop.tasks import TEMPLATES
 from agentgym_web.shop.world import World
 from sandboxes import need

@@ -97,10 +97,18 @@ class Plan(Struct, kw_only=True, frozen=True):
 
 
 def settler_of(env: AgentEnv) -> Settler | None:
-    """The late side of an environment's reward with fresh sources; None where nothing is late."""
+    """The late side of an environment's reward with fresh sources; None where nothing is late.
+
+    Raises:
+        UsageError: what is named judges actions, not records.
+    """
     if not env.reward.late:
         return None
-    return Settler(env.reward, {name: load("verifiers", name)() for name in late_names(env.reward)})
+    sources = {name: load("verifiers", name)() for name in late_names(env.reward)}
+    for name, source in sources.items():
+        if source.level == "action":
+            raise UsageError(f"{name} is a critic before the act (--option critic={name}); late({name!r}) needs a verifier of turns or outcomes")
+    return Settler(env.reward, sources)
 
 
 def write_reward(env: AgentEnv, out: Path) -> None:

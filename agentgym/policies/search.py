@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 import msgspec
@@ -27,12 +27,17 @@ class Proposal(Struct, frozen=True):
 class Critic(Protocol):
     """Says of each proposal how good it is: a verdict in [0, 1], with what to do instead as its critique. One call judges several."""
 
+    @property
+    def level(self) -> Literal["action"]: ...
+
     def __call__(self, proposals: Sequence[Proposal], /) -> Sequence[Verdict]: ...
 
 
 def critic(name: str) -> Critic:
-    """An installed critic, by its name in the group of verifiers. Raises ``UnknownName``."""
+    """An installed critic, by its name in the group of verifiers. Raises ``UnknownName``, or ``UsageError`` for a verifier of another level."""
     found: Critic = load("verifiers", name)()
+    if found.level != "action":
+        raise UsageError(f"{name} is no critic of actions, but a verifier of level {found.level}")
     return found
 
 

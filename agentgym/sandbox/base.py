@@ -195,6 +195,18 @@ class Sandbox:
             raise FileNotFoundError(problem)
         return found
 
+    def ask(self, socket_path: str, data: bytes, seconds: int = 30) -> bytes:
+        """What a service of the agent's, on a Unix socket in the sandbox, answers to ``data`` until it closes the connection.
+
+        Raises:
+            ConnectionError: nobody listens there, or the answer has not ended in time.
+        """
+        with self._open() as link:
+            answer = link.ask(socket_path, data, seconds)
+        if answer is None:
+            raise ConnectionError(f"nothing answers on {socket_path} within {seconds} s")
+        return answer
+
     def about(self) -> dict[str, object]:
         """What a record says of it: its kind, its image by content, and the limits as they are enforced."""
         return {"sandbox": self.kind, "image": self._image_id(), "enforced": {k: getattr(self.resources, k) for k in self.resources.__struct_fields__}}

@@ -159,6 +159,12 @@ class Link:
             raise self._dead(f"a file request ended with status {status}")
         return blob
 
+    def ask(self, socket_path: str, data: bytes, seconds: int) -> bytes | None:
+        """What a service on a Unix socket of the sandbox answers until it closes; None if it is not there, or not done in time."""
+        self._ask(b"".join([b"a", struct.pack("<I", seconds), _string(socket_path), struct.pack("<Q", len(data)), data]), seconds + GRACE_S)
+        blob, status = self._blob()
+        return None if status else blob
+
     def end_all(self) -> int:
         """End every process."""
         self._ask(b"k", GRACE_S)

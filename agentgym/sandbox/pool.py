@@ -9,8 +9,9 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 from agentgym.errors import SandboxFault, SandboxRefused
@@ -154,28 +155,41 @@ def fork(sandbox: Sandbox, n: int) -> list[Sandbox]:
     return forks
 
 
-Key = tuple[str, Image, Resources]
+class Kept(Protocol):
+    """What a pool can keep."""
+
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None: ...
 
 
-class Pool:
-    """Sandboxes started ahead of need, per kind, image and resources, and filled again behind each lease."""
+K, T = TypeVar("K"), TypeVar("T", bound=Kept)
 
-    def __init__(self) -> None:
-        self._ready: dict[Key, deque[Sandbox]] = {}
-        self._wanted: dict[Key, int] = {}
+
+class Pool(Generic[K, T]):
+    """Things started ahead of need, per key, and filled again behind each lease."""
+
+    def __init__(self, make: Callable[[K], T]) -> None:
+        self._make = make
+        self._ready: dict[K, deque[T]] = {}
+        self._wanted: dict[K, int] = {}
         self._lock = threading.Lock()
 
-    def warm(self, image: Image, resources: Resources, kind: str, n: int) -> None:
+    def warm(self, key: K, n: int) -> None:
         """Keep ``n`` ready; returns when they are. 0 gives them back."""
-        key = (kind, image, resources)
         with self._lock:
             self._wanted[key] = n
             extra = [self._ready[key].pop() for _ in range(max(0, len(self._ready.get(key, ())) - n))]
-        for sandbox in extra:
-            sandbox.close()
+        for each in extra:
+            each.close()
         self._fill(key)
 
-    def take(self, key: Key) -> Sandbox | None:
+    def want(self, key: K, n: int) -> None:
+        """Keep ``n`` ready behind the next lease on; nothing is waited for."""
+        with self._lock:
+            self._wanted[key] = n
+
+    def take(self, key: K) -> T | None:
         """A ready one, if there is any that still lives."""
         if key not in self._wanted:
             return None
@@ -190,23 +204,28 @@ class Pool:
             threading.Thread(target=self._fill, args=(key,), daemon=True).start()
         return found
 
-    def _fill(self, key: Key) -> None:
+    def _fill(self, key: K) -> None:
         while True:
             with self._lock:
                 if len(self._ready.setdefault(key, deque())) >= self._wanted[key]:
                     return
-            sandbox = fresh(key[1], key[2], key[0])
+            made = self._make(key)
             with self._lock:
                 if len(self._ready[key]) < self._wanted[key]:
-                    self._ready[key].append(sandbox)
+                    self._ready[key].append(made)
                     continue
-            sandbox.close()
+            made.close()
             return
 
 
-_pool = Pool()
+Like = tuple[str, Image, Resources]
+_pool: Pool[Like, Sandbox] = Pool(lambda like: fresh(like[1], like[2], like[0]))
 _open_ones: WeakSet[Sandbox] = WeakSet()
-warm = _pool.warm
+
+
+def warm(image: Image, resources: Resources, kind: str, n: int) -> None:
+    """Keep ``n`` sandboxes of a kind ready; returns when they are. 0 gives them back."""
+    _pool.warm((kind, image, resources), n)
 
 
 @atexit.register

@@ -31,11 +31,13 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
@@ -684,6 +686,25 @@ static void layer(void *argument) { /* what differs from the lower layer: work, 
     pack_end(p);
 }
 
+static void ask(void *argument) { /* a service of the agent's on a Unix socket: what is given goes there, what comes back until its end is the answer */
+    struct request *r = argument;
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    char buffer[CHUNK];
+    become(0);
+    alarm(r->flags); /* seconds */
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(at.sun_path, sizeof at.sun_path, "%s", r->path);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at)) _exit(1);
+    for (uint64_t done = 0; done < r->length;) {
+        ssize_t w = send(fd, r->archive + done, r->length - done, MSG_NOSIGNAL);
+        if (w > 0) done += w;
+        else if (errno != EINTR) _exit(1);
+    }
+    shutdown(fd, SHUT_WR);
+    for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0 || (n < 0 && errno == EINTR);)
+        if (n > 0) put(buffer, n);
+}
+
 static void files(char letter) { /* the whole request is read here: were the child killed half-way, the rest would be taken for requests */
     struct request r = {get32(), get_string(), NULL, 0, 0, 0};
     if (letter == 'r') r.most_bytes = get64(), r.most_files = get64();
@@ -692,7 +713,7 @@ static void files(char letter) { /* the whole request is read here: were the chi
         if (!(r.archive = malloc(r.length + 1))) die("memory");
         get(r.archive, r.length);
     }
-    relay(letter == 'r' ? collect : store, &r);
+    relay(letter == 'r' ? collect : letter == 'w' ? store : ask, &r);
     free(r.path), free(r.archive);
 }
 
@@ -729,7 +750,7 @@ static int serve(int argc, char **argv) {
         char request;
         get(&request, 1);
         if (request == 'x') run(signals);
-        else if (request == 'w' || request == 'r') files(request);
+        else if (request == 'w' || request == 'r' || request == 'a') files(request);
         else if (request == 's' && state_fd >= 0) put32(end_all()), relay(layer, NULL);
         else if (request == 'k') put32(end_all());
         else _exit(1);

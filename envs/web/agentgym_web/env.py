@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
-from agentgym_verifiers.rules import WellFormed
-from msgspec import Struct
+from agentgym_verifiers.rules import Aimed, Idle, Progressed, WellFormed
 
-from agentgym.core import Action, AgentEnv, EpisodeView, Message, Scene, StopReason, Task, Verdict, Verifier
+from agentgym.core import Action, AgentEnv, Message, Scene, StopReason, Task, Verifier
 from agentgym.errors import EnvironmentFault, UsageError
 from agentgym.messages import answer, find_tool, parse_action, short_call
 from agentgym.rewards import Spec, outcome, standard, step
@@ -22,38 +21,6 @@ from agentgym_web.session import Seen, Session
 
 WITHIN, BEGUN = 30.0, 180.0
 """Seconds in which anything asked of the browser is over, and in which an episode has begun, however many begin at once."""
-
-
-class Aimed(Struct, frozen=True):
-    """A step verdict: the share of the calls that could be done: the element was there, in sight, and took it."""
-
-    level: ClassVar[Literal["step"]] = "step"
-
-    def __call__(self, view: EpisodeView) -> Verdict:
-        states: Any = view.episode.turns[-1].facts.get("calls") or []
-        return Verdict.scored(sum(s == "ok" for s in states) / max(1, len(states)))
-
-
-class Progressed(Struct, frozen=True):
-    """A step verdict: 1 if what is to be seen now was not seen before in this episode, else 0."""
-
-    level: ClassVar[Literal["step"]] = "step"
-
-    def __call__(self, view: EpisodeView) -> Verdict:
-        *before, last = [view.episode.start_anchor, *(t.anchor for t in view.episode.turns)]
-        return Verdict.scored(float(last not in before))
-
-
-class Idle(Struct, frozen=True):
-    """A step verdict: 1 if the action had no effect on the page, or was done before from the same page; else 0."""
-
-    level: ClassVar[Literal["step"]] = "step"
-
-    def __call__(self, view: EpisodeView) -> Verdict:
-        turns = view.episode.turns
-        places = [view.episode.start_anchor, *(t.anchor for t in turns)]
-        again = any(t.action == turns[-1].action and place == places[-2] for t, place in zip(turns[:-1], places, strict=False))
-        return Verdict.scored(float(again or not turns[-1].facts.get("moved")), repeated=again)
 
 
 STEPS: Mapping[str, Verifier] = {"form": WellFormed(), "aimed": Aimed(), "progressed": Progressed(), "idle": Idle()}

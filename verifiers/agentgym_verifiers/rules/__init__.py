@@ -4,6 +4,7 @@
 verdict ``invalid``; what cannot be found in the episode is the policy's and scores 0.
 """
 
+from agentgym_verifiers.rules.acting import Aimed, Idle, Progressed
 from agentgym_verifiers.rules.calls import ToolCalls
 from agentgym_verifiers.rules.events import Machine, Milestones, Ordered, holds
 from agentgym_verifiers.rules.form import Pattern, Stages, WellFormed
@@ -15,15 +16,15 @@ from agentgym_verifiers.rules.state import Schema, SqlMatch, StateMatch
 from agentgym_verifiers.rules.unit_tests import UnitTests
 
 __all__ = [
-    "Bleu", "Boxes", "Duration", "Exact", "Machine", "Math", "Milestones", "Missing", "Numeric", "Ordered", "Pattern", "Rank", "Rule", "Schema", "Sets",
-    "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "WellFormed", "holds", "load", "pick",
+    "Aimed", "Bleu", "Boxes", "Duration", "Exact", "Idle", "Machine", "Math", "Milestones", "Missing", "Numeric", "Ordered", "Pattern", "Progressed", "Rank",
+    "Rule", "Schema", "Sets", "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "WellFormed", "holds", "load", "pick",
 ]  # fmt: skip
 
 RULES: dict[str, type[Rule]] = {
     c.__name__: c
     for c in (
-        Bleu, Boxes, Duration, Exact, Machine, Math, Milestones, Numeric, Ordered, Pattern, Rank, Schema, Sets, Similar, Spent, SqlMatch, Stages,
-        StateMatch, ToolCalls, UnitTests, WellFormed,
+        Aimed, Bleu, Boxes, Duration, Exact, Idle, Machine, Math, Milestones, Numeric, Ordered, Pattern, Progressed, Rank, Schema, Sets, Similar,
+        Spent, SqlMatch, Stages, StateMatch, ToolCalls, UnitTests, WellFormed,
     )
 }  # fmt: skip
 

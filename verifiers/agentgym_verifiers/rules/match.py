@@ -66,6 +66,15 @@ def number(text: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def same(wanted: Any, said: str) -> bool:
+    """Whether an answer is the wanted one: the number, with a unit at most, or the text, whatever its case and punctuation."""
+    if isinstance(wanted, (int, float)):
+        number = re.fullmatch(r"\W*?(-?\d+(?:\.\d+)?)\W*(?:[a-zA-Z]+\W*)?", said.replace(",", "").strip())
+        return number is not None and abs(float(number[1]) - wanted) < 0.005
+    clean = [" ".join(re.findall(r"[\w.@-]+", str(text).casefold())).strip(".") for text in (wanted, said)]
+    return clean[0] == clean[1]
+
+
 class Numeric(Compared, frozen=True, kw_only=True):
     """1 if the answer is one number within ``tolerance`` (a share of the reference, or absolute near 0)."""
 

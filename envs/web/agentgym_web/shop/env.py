@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from agentgym_verifiers.process import Critiqued
+from agentgym_verifiers.rules.match import same
 from msgspec import Meta, Struct
 
 from agentgym.core import Capabilities, EpisodeView, Limits, StopReason, Task, TaskSet, Verdict, Verifier
@@ -64,15 +65,6 @@ class Settled(Struct, frozen=True):
         return Verdict.scored(float(right and not wrong), wrong=list(wrong), answer=None if said is None else str(said)[:200], right=right)
 
 
-def same(wanted: Json, said: str) -> bool:
-    """Whether an answer is the wanted one: the number, with a unit at most, or the text, whatever its case and punctuation."""
-    if isinstance(wanted, (int, float)):
-        number = re.fullmatch(r"\W*?(-?\d+(?:\.\d+)?)\W*(?:[a-zA-Z]+\W*)?", said.replace(",", "").strip())
-        return number is not None and abs(float(number[1]) - wanted) < 0.005
-    clean = [" ".join(re.findall(r"[\w.@-]+", str(text).casefold())).strip(".") for text in (wanted, said)]
-    return clean[0] == clean[1]
-
-
 @cache
 def tasks_of(split: str, kinds: tuple[str, ...] = ()) -> TaskSet:
     """All templates, or those of some kinds or names, each with seeds of its own: number n of every template, then number n + 1."""
@@ -112,7 +104,7 @@ class ShopEnv(Critiqued, WebEnv):
     guide = (
         "You use a web shop through short actions, one a turn: click 91, fill 92 some text, select 93 an option, press Enter, hover 94, scroll 400, "
         "goto /cart, back, tab_new /orders, tab_switch 2, upload 95 name.csv, dialog true, click_at 60 80, drag 96 97, wait. Numbers in brackets are "
-        "elements. What is marked irreversible cannot be undone. When all is done: answer, with what was asked for, or answer done."
+        "elements. What is marked irreversible cannot be undone. When all is done: answer, followed by what was asked for, if anything was."
     )
 
     def __init__(self, *, kinds: str | Iterable[str] = (), layout: str = "plain", **base: Any) -> None:
@@ -179,8 +171,8 @@ class ShopEnv(Critiqued, WebEnv):
     def _asks(self) -> str:
         return f"{self._seen['title']} ({self._seen['url'].removeprefix(ORIGIN) or '/'})"
 
-    def answer(self, text: Annotated[str, Meta(max_length=2000)]) -> str:
-        """End the task: with what was asked for, or with done."""
+    def answer(self, text: Annotated[str, Meta(max_length=2000)] = "") -> str:
+        """End the task, with what was asked for, if anything was."""
         self._answered = True
         return "done"
 
@@ -252,7 +244,7 @@ class ShopEnv(Critiqued, WebEnv):
                 name, key = {"fill": ("fill", "text"), "choose": ("select", "option"), "upload": ("upload", "file")}[verb]
                 yield call(name, element=self._find(verb, given[0]), **{key: given[1]})
         answer = self.task.data["answer"]
-        yield call("answer", text="done" if answer is None else f"{answer:g}" if isinstance(answer, float) else str(answer))
+        yield call("answer") if answer is None else call("answer", text=f"{answer:g}" if isinstance(answer, float) else str(answer))
 
     def _find(self, verb: str, label: str, after: str = "") -> int:
         """The element with a label, below a line that has another text."""
