@@ -4,7 +4,7 @@ from agentgym.core import Capabilities
 from agentgym.registry import EnvSpec
 
 _KINDS = ("bwrap", "docker")
-TEMPLATES, PER_TEMPLATE = 70, {"train": 100, "dev": 10, "test": 10}
+TEMPLATES, PER_TEMPLATE = 71, {"train": 100, "dev": 10, "test": 10}
 DESK = EnvSpec(
     id="gui/desk-v0",
     entry_point="agentgym_gui.desk.env:DeskEnv",

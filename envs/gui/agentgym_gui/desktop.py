@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -52,7 +53,8 @@ def layer() -> str:
     digest = hashlib.blake2b(b"".join(f"{name}\0".encode() + p.read_bytes() for name, p in files.items()), digest_size=8).hexdigest()
     folder = state_folder() / f"gui-{digest}"
     if not folder.is_dir():
-        begun = folder.with_name(f"{folder.name}.{hash(folder) & 0xFFFF}.new")
+        begun = Path(tempfile.mkdtemp(dir=state_folder(), prefix="gui-"))
+        begun.chmod(0o755)
         for name, path in files.items():
             (begun / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, begun / name)

@@ -30,9 +30,9 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--disable-extensions", "--force-color-profile=srgb", "--hide-scrollbars", "--disable-quic",
     "--no-pings", "--disable-client-side-phishing-detection", "--webrtc-ip-handling-policy=disable_non_proxied_udp", f"{OWNER}{me()}",
 ]  # fmt: skip
-KEPT, AHEAD, WORN, AT_ONCE = 24, 1, 200, 3
+KEPT, AHEAD, WORN, AT_ONCE, ACTING = 24, 1, 200, 3, 4 * (os.cpu_count() or 1)
 """So many contexts wait for their next episode, and so many are made before they are asked for; after so many episodes one is closed; so many are
-made, or load their first page, at once."""
+made, or load their first page, at once; and so many actions are under way: what waits for its turn is not waited for by the page."""
 
 
 def prefer(path: str) -> None:
@@ -84,7 +84,7 @@ class Host:
         self._kept: dict[str, list[Lease]] = {}
         self._ahead: dict[tuple[int, int], list[asyncio.Task[Lease]]] = {}
         self._starting = asyncio.Lock()
-        self.loading = asyncio.Semaphore(AT_ONCE)
+        self.loading, self.acting = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(ACTING)
         atexit.register(self.close)
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float) -> T:

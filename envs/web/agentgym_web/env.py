@@ -19,7 +19,7 @@ from agentgym.verdict import Json
 from agentgym_web.browser import host, prefer
 from agentgym_web.session import Seen, Session
 
-WITHIN, BEGUN = 30.0, 180.0
+WITHIN, BEGUN = 60.0, 180.0
 """Seconds in which anything asked of the browser is over, and in which an episode has begun, however many begin at once."""
 
 
@@ -108,10 +108,11 @@ class WebEnv(AgentEnv):
         return str(said)
 
     async def _act(self, name: str, given: dict[str, Any]) -> tuple[str, Seen]:
-        try:
-            said = await self.session.do(name, given)
-        finally:
-            seen = await self.session.look()
+        async with host().acting:
+            try:
+                said = await self.session.do(name, given)
+            finally:
+                seen = await self.session.look()
         return said, seen
 
     def consequences(self, action: str) -> Mapping[str, Json]:

@@ -257,7 +257,7 @@ class Session:
         if kind in SET_BY_VALUE:
             await self.page.evaluate(SET, [element, text])
         elif text:
-            await self.page.keyboard.type(text)
+            await self.page.keyboard.insert_text(text)
         else:
             await self.page.keyboard.press("Delete")
 

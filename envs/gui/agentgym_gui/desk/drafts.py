@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -79,8 +79,9 @@ def horizon(way: Sequence[Any]) -> str:
 
 def goal(draft: Draft) -> dict[str, Json]:
     """What should be at the end, for the verifier. Files that are not told of stay as they are."""
-    files: dict[str, Json] = {p: text if isinstance(text, dict) else {"text": text} for p, text in draft.files.items()}
-    files |= {p: {"picture": p} for p in draft.pictures}
+    as_it_was = {*draft.pictures, *(p for p, text in draft.files.items() if "sheet" in text and isinstance(text, dict))}
+    files: dict[str, Json] = {p: text if isinstance(text, dict) else {"text": text} for p, text in draft.files.items() if p not in as_it_was}
+    files |= {p: {"as": p} for p in as_it_was}
     for path, text in draft.after.items():
         files.pop(path, None)
         if text is not None:
@@ -108,6 +109,6 @@ def done(draft_way: Way) -> Way:
     return [*draft_way, ["done"]]
 
 
-def sheet(rows: Sequence[Sequence[Any]]) -> Mapping[str, Json]:
+def sheet(rows: Sequence[Sequence[Any]]) -> dict[str, Json]:
     """A spreadsheet as a file: rows of cells, texts and numbers."""
     return {"sheet": [list(row) for row in rows]}

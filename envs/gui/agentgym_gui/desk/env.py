@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar
@@ -28,7 +29,7 @@ from agentgym_gui.picture import card
 HORIZONS = {"short": 15, "medium": 30, "long": 70}
 """The most turns of each."""
 DANGEROUS = ("delete", "discard", "don't save", "close without saving", "overwrite", "replace")
-PROGRAMS = {"form": ["/usr/bin/python3", f"{PLACE}/form.py"]}
+PROGRAMS = {"gnumeric": ["gnumeric", "--no-splash"], "form": ["/usr/bin/python3", f"{PLACE}/form.py"]}
 
 
 @cache
@@ -226,7 +227,8 @@ class DeskEnv(Critiqued, GuiEnv):
         kept = self.desktop.seen
         rows = [r for r in self.desktop.ask("look", tree=True)["tree"] if _called(r, role, name)]
         self.desktop.seen = {**self.desktop.seen, "tree": kept.get("tree", [])} if "tree" in kept else kept
-        for row in rows[nth:]:
+        front = next((w["pid"] for w in kept["windows"] if w["id"] == kept["active"]), 0)
+        for row in sorted(rows, key=lambda r: r["pid"] != front)[nth:]:
             x, y = row["box"][0] + row["box"][2] // 2, row["box"][1] + row["box"][3] // 2
             above = self._window_at(x, y)
             inside = any(b[0] <= x < b[0] + b[2] and b[1] <= y < b[1] + b[3] for b in kept["menus"])
@@ -237,4 +239,6 @@ class DeskEnv(Critiqued, GuiEnv):
 
 def _called(row: Mapping[str, Any], role: str, name: str) -> bool:
     """Whether a widget has a role and a name, whatever is at the end of the name and whatever can be ticked."""
+    if name == "=cell":  # the box of a spreadsheet that says which cell is chosen
+        return str(row["role"]) == role and re.fullmatch(r"[A-Z]+\d+(:[A-Z]+\d+)?|\d+R x \d+C", str(row["text"])) is not None
     return (str(row["role"]) == role or (role == "menuitem" and str(row["role"]).endswith("menuitem"))) and str(row["name"]).strip().rstrip("….") == name

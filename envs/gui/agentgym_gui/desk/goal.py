@@ -74,7 +74,10 @@ def parts(goal: Mapping[str, Json], final: Final, said: str | None, refused: str
 
 
 def fits(wanted: Mapping[str, Json], text: str, cells: Sequence[Sequence[str]] | None) -> bool:
-    """Whether a file is what it should be: ``text`` to the letter (ends of lines aside), ``cells`` of a sheet, or a ``record`` of a form."""
+    """Whether a file is what it should be: ``text`` to the letter (ends of lines aside), ``cells`` of a sheet, a ``record`` of a form, or, to
+    the byte, ``as`` a picture or sheet was at the start."""
+    if "as" in wanted:
+        return text == f"as:{wanted['as']}"
     if "text" in wanted:
         return tidy(text) == tidy(wanted["text"])
     if "record" in wanted:

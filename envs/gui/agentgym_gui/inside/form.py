@@ -46,6 +46,7 @@ class Form:
         self._display = display.Display()
         for event in ("<KeyRelease>", "<ButtonRelease>", "<Configure>", "<FocusIn>"):
             self.root.bind_all(event, lambda _: self.root.after_idle(self.tell))
+        self.root.bind_class("Entry", "<Control-a>", lambda e: e.widget.select_range(0, "end"))
         self.root.after(20, self.tell)
 
     def _entry(self, body: ttk.Frame, row: int, name: str, options: list[str], value: Any) -> None:
@@ -95,6 +96,7 @@ class Form:
             rows.append({"role": role, "name": text if field == "status" else name, "path": str(widget), "box": box, "states": states, "pid": os.getpid(),
                          "text": "" if field == "status" else text})  # fmt: skip
         window = self._display.create_resource_object("window", self.root.winfo_id()).query_tree().parent
+        window.change_property(self._display.intern_atom("_NET_WM_PID"), Xatom.CARDINAL, 32, [os.getpid()])
         window.change_property(self._display.intern_atom("_AGENTGYM_TREE"), Xatom.STRING, 8, json.dumps(rows).encode())
         self._display.flush()
 

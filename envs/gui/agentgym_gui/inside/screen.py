@@ -19,11 +19,13 @@ SPECIAL = {
     "pagedown": "Page_Down", "insert": "Insert", "menu": "Menu", "plus": "plus", "minus": "minus",
 }  # fmt: skip
 """Names of keys as people write them, beside those of X."""
-QUIET, QUIET_NEW, ANSWER, PRESSED, LIMIT = 0.012, 0.12, 1.0, 0.32, 3.0
-"""Seconds without drawing after which a screen is taken for done; the same while windows come or go; within which a window must answer; in which GTK shows a
-button as pressed by a key, before it is; and in all."""
+QUIET, QUIET_NEW, ANSWER, PRESSED, LIMIT = 0.012, 0.2, 2.5, 0.6, 5.0
+"""Seconds without drawing after which a screen is taken for done; the same while windows come or go; within which a window must answer; for
+which a key may hold a button of a dialog before it is pressed (GTK waits for a quarter, and choosers of files for two); and in all."""
 BUSY = 200_000
 """Nanoseconds of work in that moment that are no work."""
+DOUBLE = 0.08
+"""Seconds after which two clicks are no double click, a little more than what programs are told (``gtk-double-click-time``)."""
 REMOVE = 0
 BACKGROUND = 0x3A5A70
 
@@ -74,7 +76,7 @@ class Screen:
         self._drawn = self._changed = 0.0
         self._pongs: set[int] = set()
         self.pointer = (self.width // 2, self.height // 2)
-        self._pressed = 0.0
+        self._pressed, self._turns, self._clicked = 0.0, 0, (0.0, -1, -1)
         self.idle = {"1", str(os.getpid())}
         self._keyboard()
         xtest.fake_input(self.display, X.MotionNotify, x=self.pointer[0], y=self.pointer[1])
@@ -147,7 +149,10 @@ class Screen:
         self.fake(X.MotionNotify, x=x, y=y)
 
     def button(self, number: int, times: int = 1) -> None:
-        """Press and let go."""
+        """Press and let go. Clicks of another action never count as one with these."""
+        if number == 1 and (times > 1 or self._clicked[1:] == self.pointer):
+            time.sleep(max(0.0, self._clicked[0] + DOUBLE - time.monotonic()))
+        self._clicked = time.monotonic(), *self.pointer
         for _ in range(times):
             self.fake(X.ButtonPress, number)
             self.fake(X.ButtonRelease, number)
@@ -171,7 +176,7 @@ class Screen:
         keys = [self.key_of(self.symbol(n)) for n in names]
         shift = self.key_of(self.symbol("shift"))[0]
         codes = [c for code, shifted in keys for c in ((shift, code) if shifted and code != shift else (code,))]
-        self._pressed = time.monotonic() if names[-1].lower() in ("return", "enter", "space", "kp_enter") else 0.0
+        self._pressed = time.monotonic() if names[-1].lower() in ("return", "enter", "space", "kp_enter") and self._dialog() else 0.0
         for code in codes:
             self.fake(X.KeyPress, code)
         for code in reversed(codes):
@@ -179,7 +184,7 @@ class Screen:
 
     def type(self, text: str) -> None:
         """Write characters."""
-        shift, self._pressed = self.key_of(self.symbol("shift"))[0], time.monotonic() if text.endswith("\n") else 0.0
+        shift, self._pressed = self.key_of(self.symbol("shift"))[0], time.monotonic() if text.endswith("\n") and self._dialog() else 0.0
         for each in text:
             code, shifted = self.key_of(XK.XK_Return if each == "\n" else XK.XK_Tab if each == "\t" else character(each))
             if shifted:
@@ -220,6 +225,13 @@ class Screen:
             "id": number, "title": text, "program": kind[1] if kind else "", "pid": int(pid[0]) if pid else 0, "box": [-place.x, -place.y, shape.width, shape.height],
             "shown": visible,
         }  # fmt: skip
+
+    def _dialog(self) -> bool:
+        """Whether the window with the focus belongs to another one."""
+        try:
+            return bool(self.display.create_resource_object("window", self.active()).get_wm_transient_for())
+        except Exception:
+            return False
 
     def bring(self, number: int) -> None:
         """A window to the front, with the focus."""
@@ -291,8 +303,9 @@ class Screen:
                 asked, answered, since = active, not self._ping(active), time.monotonic()
             while not answered and time.monotonic() - since < ANSWER:
                 self._hear(0.02)
-                answered = active in self._pongs
+                answered = active in self._pongs or active not in self.clients()
                 mark, used = time.monotonic(), self._work()
+                self._pressed = self._pressed and mark
             coming = self._changed > began - 0.05
             due = max(max(self._drawn, mark) + (QUIET_NEW if coming else QUIET), self._changed + QUIET_NEW if coming else 0.0, self._pressed + PRESSED)
             now, drawn = time.monotonic(), self._drawn
@@ -309,7 +322,8 @@ class Screen:
         return "the screen is still changing"
 
     def _work(self) -> int:
-        """Nanoseconds that the programs of this sandbox have worked, all their threads together; the display and this one left out."""
+        """Nanoseconds that the programs of this sandbox have worked, all their threads together, more for each that is about to work; the display
+        and this one left out."""
         total = 0
         for number in os.listdir("/proc"):
             if number.isdigit() and number not in self.idle:
@@ -317,9 +331,17 @@ class Screen:
                     for task in os.listdir(f"/proc/{number}/task"):
                         with open(f"/proc/{number}/task/{task}/schedstat", "rb", buffering=0) as file:
                             total += int(file.read(64).split()[0])
+                        with open(f"/proc/{number}/task/{task}/stat", "rb", buffering=0) as file:
+                            if file.read(200).rpartition(b") ")[2][:1] in (b"R", b"D"):
+                                total += self._waiting()
                 except (OSError, ValueError, IndexError):
                     continue
         return total
+
+    def _waiting(self) -> int:
+        """More than before: what is about to work is never idle, however long it waits for its turn."""
+        self._turns += 2 * BUSY
+        return self._turns
 
 
 def character(each: str) -> int:
