@@ -101,7 +101,7 @@ def many(kind: str, n: int, pooled: bool = False) -> float:
     if pooled:  # only what is there is handed out: nothing is started behind
         from agentgym.sandbox import pool
 
-        pool._pool._wanted[(kind, IMAGE, LIMITS)] = 0
+        pool._pool.want((kind, IMAGE, LIMITS), 0)
     began = time.perf_counter()
     with ThreadPoolExecutor(n) as threads:
         good = list(threads.map(one, range(n)))

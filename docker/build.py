@@ -24,8 +24,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BASE = "debian:bookworm-slim"
 MADE = "agentgym/debian:bookworm"
-ORDER = ("base", "swe", "eval", "web")
-BELOW = {"swe": "agentgym/base", "eval": "agentgym/swe", "web": "agentgym/base"}
+ORDER = ("base", "swe", "gui", "eval", "web")
+BELOW = {"swe": "agentgym/base", "gui": "agentgym/base", "eval": "agentgym/swe", "web": "agentgym/base"}
 MEMBERS = {"eval": ("", "envs/tools", "envs/swe", "verifiers"), "web": ("", "envs/web", "verifiers")}
 INSTALLED = {
     "eval": ("agentgym-core", "agentgym-tools", "agentgym-swe", "agentgym-verifiers[math,text]"), "web": ("agentgym-core", "agentgym-web", "agentgym-verifiers")

@@ -12,6 +12,15 @@ fi
 command -v cc >/dev/null 2>&1 || wanted="$wanted gcc libc6-dev"
 command -v bwrap >/dev/null 2>&1 || wanted="$wanted bubblewrap"
 command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || wanted="$wanted chromium"
+for each in Xvfb:xvfb openbox:openbox dbus-daemon:dbus mousepad:mousepad thunar:thunar galculator:galculator gnumeric:gnumeric lxterminal:lxterminal \
+    ristretto:ristretto; do
+    command -v "${each%%:*}" >/dev/null 2>&1 || wanted="$wanted ${each##*:}"
+done
+[ -e /usr/libexec/at-spi-bus-launcher ] || wanted="$wanted at-spi2-core"
+[ -x /usr/bin/python3 ] || wanted="$wanted python3"
+/usr/bin/python3 -c 'import tkinter' >/dev/null 2>&1 || wanted="$wanted python3-tk"
+[ -d /usr/share/fonts/truetype/dejavu ] || wanted="$wanted fonts-dejavu-core"
+[ -d /usr/share/icons/Adwaita ] || wanted="$wanted adwaita-icon-theme"
 if [ -z "$needed$wanted" ]; then
     exit 0
 fi

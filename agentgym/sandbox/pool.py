@@ -163,7 +163,8 @@ class Kept(Protocol):
     def close(self) -> None: ...
 
 
-K, T = TypeVar("K"), TypeVar("T", bound=Kept)
+K = TypeVar("K")
+T = TypeVar("T", bound=Kept)
 
 
 class Pool(Generic[K, T]):

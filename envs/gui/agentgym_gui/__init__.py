@@ -15,3 +15,18 @@ DESK = EnvSpec(
     requires=("Xlib", "jeepney", "PIL"),
     install="pip install agentgym-gui",
 )
+
+GROUND_PLACES = {"train": range(4), "dev": range(4, 5), "test": range(5, 6)}
+GROUND_SIZES = {"train": 1376, "dev": 344, "test": 453}
+"""How many tasks of ``gui/ground`` each split has."""
+GROUND = EnvSpec(
+    id="gui/ground-v0",
+    entry_point="agentgym_gui.ground:GroundEnv",
+    domain="gui",
+    summary="Point at a widget on the screen of a real program; boxes come from the accessibility tree.",
+    splits=dict(GROUND_SIZES),
+    capabilities=Capabilities(snapshot=True, pixels=True, sandboxes=_KINDS, blocking=True),
+    rewards=("outcome", "stepwise", "gated", "potential", "intrinsic", "quality", "scaled"),
+    requires=("Xlib", "jeepney", "PIL"),
+    install="pip install agentgym-gui",
+)

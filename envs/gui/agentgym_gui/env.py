@@ -38,7 +38,8 @@ class GuiEnv(AgentEnv):
         if not screenshot and not tree:
             raise UsageError("nothing would be seen: screenshot, tree, or both")
         self.size = int(width), int(height)
-        self._with_picture, self._with_tree, self._sandbox, self._ahead = screenshot, tree, sandbox, ahead
+        self._with_tree, self._sandbox, self._ahead = tree, sandbox, ahead
+        self._painted = screenshot or base.get("render_mode") == "rgb_array"
         if screenshot:
             self.screen = self.size[1], self.size[0]
         self._desktop: Desktop | None = None
@@ -138,7 +139,7 @@ class GuiEnv(AgentEnv):
         }  # fmt: skip
         self._state = state
         anchor = "\n".join(line.partition("] ")[2] or line for line in shown.split("\n")) if self._with_tree else screen
-        picture = pointed(frame, *seen["pointer"]) if self.screen or self.render_mode == "rgb_array" else None
+        picture = pointed(frame, *seen["pointer"]) if self._painted else None
         return Scene(told, hashlib.blake2b(state, digest_size=12).hexdigest(), anchor, end, malformed, facts, picture)
 
     def _described(self, seen: Mapping[str, Any]) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 ARROW = [
-    "X           ", "XX          ", "X.X         ", "X..X        ", "X...X       ", "X....X      ", "X.....X     ", "X......X    ", "X.......X   ", "X........X  ",
-    "X.....XXXXX ", "X..X..X     ", "X.X X..X    ", "XX  X..X    ", "X    X..X   ", "     X..X   ", "      XX    ",
+    "X", "XX", "X.X", "X..X", "X...X", "X....X", "X.....X", "X......X", "X.......X", "X........X",
+    "X.....XXXXX", "X..X..X", "X.X X..X", "XX  X..X", "X    X..X", "     X..X", "      XX",
 ]  # fmt: skip
-DARK, LIGHT = (np.array([[c == mark for c in row] for row in ARROW]) for mark in "X.")
+DARK, LIGHT = (np.array([[c == mark for c in row] for row in (r.ljust(12) for r in ARROW)]) for mark in "X.")
 
 
 def pointed(frame: np.ndarray, x: int, y: int) -> np.ndarray:

@@ -89,7 +89,9 @@ def sort_by_name(b: Bench) -> Draft:
     rows = stock(b)
     way = done([*go("A2:C7"), ["click", "button", "Sort Ascending"], SAVE])
     after = cells(**grid([rows[0], *sorted(rows[1:], key=lambda r: str(r[0]))]))
-    return Draft("Sort the rows of the spreadsheet by item, from A to Z, keep the first row at the top, and save it.", way, {"stock.gnumeric": sheet(rows)}, SHEET, after)
+    return Draft(
+        "Sort the rows of the spreadsheet by item, from A to Z, keep the first row at the top, and save it.", way, {"stock.gnumeric": sheet(rows)}, SHEET, after
+    )
 
 
 @template("sheet")

@@ -13,15 +13,9 @@ def listed(b: Bench, n: int = 6) -> tuple[list[str], dict[str, str]]:
     return lines, {"list.txt": "\n".join(lines) + "\n"}
 
 
-def replace(old: str, new: str) -> Way:
-    """The steps that replace a text everywhere, and close the window for it."""
-    fill: Way = [["key", "ctrl+r"], ["key", "ctrl+a"], ["type", old], ["click", "label", "Replace with:"], ["key", "alt+p"], ["key", "ctrl+a"], ["type", new]]
-    return fill
-
-
 @template("editor")
 def append_line(b: Bench) -> Draft:
-    lines, files = listed(b)
+    _, files = listed(b)
     new = f"{b.name()} {b.randrange(10, 99)}"
     way = done([["key", "ctrl+End"], ["type", new], SAVE])
     return Draft(f'Add the line "{new}" at the end of list.txt, and save it.', way, files, LIST, {"list.txt": files["list.txt"] + new})
@@ -29,7 +23,7 @@ def append_line(b: Bench) -> Draft:
 
 @template("editor")
 def prepend_line(b: Bench) -> Draft:
-    lines, files = listed(b)
+    _, files = listed(b)
     new = f"{b.name()} {b.randrange(10, 99)}"
     way = done([["key", "ctrl+Home"], ["type", new + "\n"], SAVE])
     return Draft(f'Put the line "{new}" at the top of list.txt, and save it.', way, files, LIST, {"list.txt": new + "\n" + files["list.txt"]})
@@ -64,14 +58,14 @@ def tab_size(b: Bench) -> Draft:
 def save_as(b: Bench) -> Draft:
     _, files = listed(b)
     name = f"{b.things(1)[0]}.txt"
-    way = done([["key", "ctrl+shift+s"], ["key", "ctrl+a"], ["type", name], ["key", "Return"]])
+    way = done([["key", "ctrl+shift+s"], ["wait", 1], ["key", "Home"], ["key", "shift+End"], ["type", name], ["key", "Return"]])
     return Draft(f"Save a copy of list.txt as {name} in the same folder.", way, files, LIST, {name: files["list.txt"]})
 
 
 @template("editor")
 def new_note(b: Bench) -> Draft:
     text, name = f"Call {b.name()} about the {b.things(1)[0]}", f"{b.things(1)[0]}.txt"
-    way = done([["type", text], SAVE, ["key", "ctrl+a"], ["type", f"/home/agent/{name}"], ["key", "Return"]])
+    way = done([["type", text], SAVE, ["wait", 1], ["key", "Home"], ["key", "shift+End"], ["type", f"/home/agent/{name}"], ["key", "Return"]])
     return Draft(f'Write a note that says "{text}" and save it as {name} in /home/agent.', way, {}, [["mousepad"]], {name: text})
 
 
@@ -108,7 +102,9 @@ def find_and_answer(b: Bench) -> Draft:
     n = b.randrange(12, 24)
     files = {"rooms.txt": "\n".join(lines * 1) + "\n"}
     way = [["key", "ctrl+f"], ["type", names[n]], ["answer", lines[n].rpartition(" ")[2]]]
-    return Draft(f"Which room has {names[n]}, by rooms.txt? Answer with its number.", way, files, [["mousepad", "rooms.txt"]], answer=float(lines[n].rpartition(" ")[2]))
+    return Draft(
+        f"Which room has {names[n]}, by rooms.txt? Answer with its number.", way, files, [["mousepad", "rooms.txt"]], answer=float(lines[n].rpartition(" ")[2])
+    )
 
 
 @template("editor")
@@ -133,7 +129,7 @@ def letter(b: Bench) -> Draft:
     way: Way = []
     for word, value in (("NAME", name), ("TOWN", city), ("AMOUNT", str(amount))):
         way += [["key", "ctrl+Home"], ["key", "ctrl+f"], ["type", word], ["key", "Return"], ["key", "Escape"], ["type", value]]
-    way += [["key", "ctrl+shift+s"], ["key", "ctrl+a"], ["type", "letter.txt"], ["key", "Return"]]
+    way += [["key", "ctrl+shift+s"], ["wait", 1], ["key", "Home"], ["key", "shift+End"], ["type", "letter.txt"], ["key", "Return"]]
     after = {"letter.txt": text.replace("NAME", name).replace("TOWN", city).replace("AMOUNT", str(amount))}
     asks = f"Fill in form.txt: NAME is {name}, TOWN is {city}, AMOUNT is {amount}. Save the result as letter.txt, and leave form.txt as it is."
     return Draft(asks, done(way), {"form.txt": text}, [["mousepad", "form.txt"]], after)

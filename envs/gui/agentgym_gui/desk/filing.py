@@ -11,11 +11,6 @@ def notes(b: Bench, n: int, suffix: str = ".txt") -> dict[str, str]:
     return {f"{thing}{suffix}": f"{b.name()}\n" for thing in sorted(b.things(n))}
 
 
-def entry(path: str) -> dict[str, str]:
-    """A file as it is."""
-    return {"text": path}
-
-
 def named(name: str) -> Way:
     """The steps that type a name into a window that asks for one."""
     return [["key", "ctrl+a"], ["type", name], ["key", "Return"]]
@@ -89,7 +84,9 @@ def empty_folder(b: Bench) -> Draft:
     where, inside = b.city(), notes(b, 3)
     files = {**notes(b, 2), **{f"{where}/{p}": t for p, t in inside.items()}}
     way = done([["double", "cell", where], ["key", "ctrl+a"], ["key", "shift+Delete"], ["key", "Return"]])
-    return Draft(f"Delete everything in the folder {where}, but keep the folder.", way, files, FILES, {f"{where}/{p}": None for p in inside} | {f"{where}/": ""})
+    return Draft(
+        f"Delete everything in the folder {where}, but keep the folder.", way, files, FILES, {f"{where}/{p}": None for p in inside} | {f"{where}/": ""}
+    )
 
 
 @template("files")
@@ -220,9 +217,23 @@ def change_everywhere(b: Bench) -> Draft:
 @template("terminal")
 def set_up_project(b: Bench) -> Draft:
     name, who, thing = b.city().lower(), b.name(), b.things(1)[0]
-    commands = [f"mkdir {name}", f"cd {name}", "mkdir docs", f'echo "{who}" > OWNER', f'echo "# {thing}" > README.md', "mv ../list.txt docs/", "cp OWNER docs/OWNER"]
+    commands = [
+        f"mkdir {name}",
+        f"cd {name}",
+        "mkdir docs",
+        f'echo "{who}" > OWNER',
+        f'echo "# {thing}" > README.md',
+        "mv ../list.txt docs/",
+        "cp OWNER docs/OWNER",
+    ]
     text = "\n".join(b.lines(3)) + "\n"
-    after = {"list.txt": None, f"{name}/OWNER": who + "\n", f"{name}/README.md": f"# {thing}\n", f"{name}/docs/list.txt": text, f"{name}/docs/OWNER": who + "\n"}
+    after = {
+        "list.txt": None,
+        f"{name}/OWNER": who + "\n",
+        f"{name}/README.md": f"# {thing}\n",
+        f"{name}/docs/list.txt": text,
+        f"{name}/docs/OWNER": who + "\n",
+    }
     asks = (
         f'Make a folder {name} with a file OWNER that says "{who}", a file README.md that says "# {thing}", and a folder docs; '
         "move list.txt into docs, and copy OWNER there too."

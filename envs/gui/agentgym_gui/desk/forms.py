@@ -70,7 +70,13 @@ def correct_field(b: Bench) -> Draft:
     new = b.name() if field == "Name" else f"New {b.city()}"
     way = done([["click", "textbox", field], ["key", "ctrl+a"], ["type", new], ["click", "button", "Save"]])
     path = "Records/3.json"
-    return Draft(f"In the record that is open, the {field} should be {new}. Correct it, and save.", way, {path: {"record": record}}, [form(path, SHORT)], {path: {"record": {**record, field: new}}})
+    return Draft(
+        f"In the record that is open, the {field} should be {new}. Correct it, and save.",
+        way,
+        {path: {"record": record}},
+        [form(path, SHORT)],
+        {path: {"record": {**record, field: new}}},
+    )
 
 
 @template("form")
@@ -79,7 +85,13 @@ def change_class(b: Bench) -> Draft:
     new = b.choice([c for c in CLASSES if c != record["Class"]])
     path = "Records/5.json"
     way = done([["click", "radio", new], ["click", "button", "Save"]])
-    return Draft(f"Set the class of the record to {new}, and save it.", way, {path: {"record": record}}, [form(path, SHORT)], {path: {"record": {**record, "Class": new}}})
+    return Draft(
+        f"Set the class of the record to {new}, and save it.",
+        way,
+        {path: {"record": record}},
+        [form(path, SHORT)],
+        {path: {"record": {**record, "Class": new}}},
+    )
 
 
 @template("form")
@@ -96,7 +108,13 @@ def missing_field(b: Bench) -> Draft:
     record, field = person(b), b.choice(("Fax", "Birthday", "Country"))
     path = "Records/4.json"
     way = [["click", "textbox", "Name"], ["fail", f"the form has no field {field}"]]
-    return Draft(f"Set the field {field} of the record to 12. If there is no such field, say which is missing.", way, {path: {"record": record}}, [form(path, SHORT)], refusal=field)
+    return Draft(
+        f"Set the field {field} of the record to 12. If there is no such field, say which is missing.",
+        way,
+        {path: {"record": record}},
+        [form(path, SHORT)],
+        refusal=field,
+    )
 
 
 # Pictures
@@ -147,7 +165,9 @@ def form_from_picture(b: Bench) -> Draft:
     record = person(b, LONG)
     pictures = {"Pictures/card.png": ["Registration", *told(record)]}
     opens = [["ristretto", "Pictures/card.png"], form("Records/21.json", LONG)]
-    return Draft("Fill in the form with what the picture says, and save it.", done(filled(record, LONG)), {}, opens, {"Records/21.json": {"record": record}}, pictures)
+    return Draft(
+        "Fill in the form with what the picture says, and save it.", done(filled(record, LONG)), {}, opens, {"Records/21.json": {"record": record}}, pictures
+    )
 
 
 @template("across")
@@ -161,9 +181,16 @@ def form_from_note(b: Bench) -> Draft:
 @template("across")
 def form_from_sheet(b: Bench) -> Draft:
     record = person(b)
-    rows: list[list[object]] = [["field", "value"], *([n, v if isinstance(v, str) else "yes" if v else "no"] for n, v in record.items())]
+    rows: list[list[object]] = [["field", "value"]]
+    rows += ([n, v if isinstance(v, str) else "yes" if v else "no"] for n, v in record.items())
     opens = [["gnumeric", "person.gnumeric"], form("Records/23.json", SHORT)]
-    return Draft("Fill in the form with what the spreadsheet says, and save it.", done(filled(record, SHORT)), {"person.gnumeric": sheet(rows)}, opens, {"Records/23.json": {"record": record}})
+    return Draft(
+        "Fill in the form with what the spreadsheet says, and save it.",
+        done(filled(record, SHORT)),
+        {"person.gnumeric": sheet(rows)},
+        opens,
+        {"Records/23.json": {"record": record}},
+    )
 
 
 @template("across")
@@ -230,9 +257,17 @@ def rename_by_picture(b: Bench) -> Draft:
 def list_files(b: Bench) -> Draft:
     inside = sorted(notes(b, 4))
     files = {f"Papers/{p}": "x\n" for p in inside} | {"index.txt": "Papers:\n"}
-    way: Way = [["key", "ctrl+End"], *(["type", p + "\n"] for p in inside), SAVE, SWITCH, ["key", "alt+Up"], *[["key", "ctrl+shift+n"], ["key", "ctrl+a"], ["type", "Done"], ["key", "Return"]]]
+    way: Way = [
+        ["key", "ctrl+End"],
+        *(["type", p + "\n"] for p in inside),
+        SAVE,
+        SWITCH,
+        ["key", "alt+Up"],
+        *[["key", "ctrl+shift+n"], ["key", "ctrl+a"], ["type", "Done"], ["key", "Return"]],
+    ]
     after = {"index.txt": "Papers:\n" + "\n".join(inside), "Done/": ""}
-    asks = "Write the names of the files in the folder Papers into index.txt, one a line, in the order of the alphabet, below what is there. Save it. Then make a folder Done in /home/agent."
+    asks = "Write the names of the files in the folder Papers into index.txt, one a line, in the order of the alphabet, below what is there. "
+        "Save it. Then make a folder Done in /home/agent."
     return Draft(asks, done(way), files, [["thunar", "/home/agent/Papers"], ["mousepad", "index.txt"]], after)
 
 
@@ -242,14 +277,22 @@ def check_then_delete(b: Bench) -> Draft:
     gone = sorted(b.sample([*files], 2))
     way: Way = [step for name in gone for step in (["click", "cell", name], ["key", "shift+Delete"], ["key", "Return"])]
     asks = "Delete the files that delete-these.txt names, for good, and nothing else."
-    return Draft(asks, done(way), {**files, "delete-these.txt": "\n".join(gone) + "\n"}, [["mousepad", "delete-these.txt"], ["thunar", "/home/agent"]], dict.fromkeys(gone))
+    return Draft(
+        asks,
+        done(way),
+        {**files, "delete-these.txt": "\n".join(gone) + "\n"},
+        [["mousepad", "delete-these.txt"], ["thunar", "/home/agent"]],
+        dict.fromkeys(gone),
+    )
 
 
 @template("across")
 def order_sheet(b: Bench) -> Draft:
     rows = stock(b, 6)
     total = sum(int(str(r[1])) for r in rows[1:])
-    way = done([*go("B8"), ["type", "=sum(B2:B7)\n"], SAVE, SWITCH, ["key", "ctrl+End"], ["type", f"pieces: {total}\n"], ["type", f"items: {len(rows) - 1}"], SAVE])
+    way = done(
+        [*go("B8"), ["type", "=sum(B2:B7)\n"], SAVE, SWITCH, ["key", "ctrl+End"], ["type", f"pieces: {total}\n"], ["type", f"items: {len(rows) - 1}"], SAVE]
+    )
     files = {"stock.gnumeric": sheet(rows), "report.txt": "Report\n"}
     asks = (
         "Put the total of the column number into cell B8 of the spreadsheet and save it; then add two lines to report.txt: "

@@ -30,7 +30,7 @@ SILENT = {"static", "image", "label", "icon", "cell", "menuitem", "table", "fram
 """What says nothing without a name."""
 BUS = DBusAddress("/org/freedesktop/DBus", bus_name="org.freedesktop.DBus", interface="org.freedesktop.DBus")
 MOST, MOST_TEXT = 400, 2000
-SECONDS = 0.5
+SECONDS = 3.0
 
 
 class Node:

@@ -29,7 +29,7 @@ class Form:
         self.root.title(spec["title"])
         self.root.option_add("*Font", "{DejaVu Sans} 10")
         ttk.Style().configure(".", font="{DejaVu Sans} 10")
-        self.values: dict[str, tk.Variable] = {}
+        self.values: dict[str, Any] = {}
         self.widgets: list[tuple[str, str, tk.Widget, str]] = []
         before = json.loads(self.path.read_text()) if self.path.exists() else {}
         body = ttk.Frame(self.root, padding=14)
@@ -46,7 +46,7 @@ class Form:
         self._display = display.Display()
         for event in ("<KeyRelease>", "<ButtonRelease>", "<Configure>", "<FocusIn>"):
             self.root.bind_all(event, lambda _: self.root.after_idle(self.tell))
-        self.root.bind_class("Entry", "<Control-a>", lambda e: e.widget.select_range(0, "end"))
+        self.root.bind_class("Entry", "<Control-a>", lambda e: e.widget.event_generate("<<SelectAll>>"))
         self.root.after(20, self.tell)
 
     def _entry(self, body: ttk.Frame, row: int, name: str, options: list[str], value: Any) -> None:

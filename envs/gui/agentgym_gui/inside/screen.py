@@ -26,6 +26,8 @@ BUSY = 200_000
 """Nanoseconds of work in that moment that are no work."""
 DOUBLE = 0.08
 """Seconds after which two clicks are no double click, a little more than what programs are told (``gtk-double-click-time``)."""
+BUTTONS = ("Galculator",)
+"""Programs in which a key presses a button, which takes no second press before it is let go."""
 REMOVE = 0
 BACKGROUND = 0x3A5A70
 
@@ -33,9 +35,7 @@ BACKGROUND = 0x3A5A70
 class Attach(rq.Request):  # type: ignore[misc]  # a class of an untyped library
     """MIT-SHM: make a segment known to the server."""
 
-    _request = rq.Struct(
-        rq.Card8("opcode"), rq.Opcode(1), rq.RequestLength(), rq.Card32("segment"), rq.Card32("identifier"), rq.Bool("read_only"), rq.Pad(3)
-    )
+    _request = rq.Struct(rq.Card8("opcode"), rq.Opcode(1), rq.RequestLength(), rq.Card32("segment"), rq.Card32("identifier"), rq.Bool("read_only"), rq.Pad(3))
 
 
 class GetImage(rq.ReplyRequest):  # type: ignore[misc]
@@ -45,9 +45,7 @@ class GetImage(rq.ReplyRequest):  # type: ignore[misc]
         rq.Card8("opcode"), rq.Opcode(4), rq.RequestLength(), rq.Drawable("drawable"), rq.Int16("x"), rq.Int16("y"), rq.Card16("width"),
         rq.Card16("height"), rq.Card32("plane_mask"), rq.Card8("format"), rq.Pad(3), rq.Card32("segment"), rq.Card32("offset"),
     )  # fmt: skip
-    _reply = rq.Struct(
-        rq.ReplyCode(), rq.Card8("depth"), rq.Card16("sequence_number"), rq.ReplyLength(), rq.Card32("visual"), rq.Card32("size"), rq.Pad(16)
-    )
+    _reply = rq.Struct(rq.ReplyCode(), rq.Card8("depth"), rq.Card16("sequence_number"), rq.ReplyLength(), rq.Card32("visual"), rq.Card32("size"), rq.Pad(16))
 
 
 class Unknown(Exception):
@@ -77,6 +75,7 @@ class Screen:
         self._pongs: set[int] = set()
         self.pointer = (self.width // 2, self.height // 2)
         self._pressed, self._turns, self._clicked = 0.0, 0, (0.0, -1, -1)
+        self._typed: dict[str, float] = {}
         self.idle = {"1", str(os.getpid())}
         self._keyboard()
         xtest.fake_input(self.display, X.MotionNotify, x=self.pointer[0], y=self.pointer[1])
@@ -103,7 +102,7 @@ class Screen:
             display=self.display.display, opcode=self._opcode, drawable=self.root, x=0, y=0, width=self.width, height=self.height, plane_mask=0xFFFFFFFF,
             format=X.ZPixmap, segment=self._segment, offset=0,
         )  # fmt: skip
-        return self._memory.raw
+        return bytes(self._memory.raw)
 
     # Input
 
@@ -185,7 +184,12 @@ class Screen:
     def type(self, text: str) -> None:
         """Write characters."""
         shift, self._pressed = self.key_of(self.symbol("shift"))[0], time.monotonic() if text.endswith("\n") and self._dialog() else 0.0
+        about = self.window(self.active())
+        slow = about is not None and about["program"] in BUTTONS
         for each in text:
+            if slow:
+                time.sleep(max(0.0, self._typed.get(each, 0.0) + PRESSED - time.monotonic()))
+                self._typed[each] = time.monotonic()
             code, shifted = self.key_of(XK.XK_Return if each == "\n" else XK.XK_Tab if each == "\t" else character(each))
             if shifted:
                 self.fake(X.KeyPress, shift)
@@ -193,6 +197,8 @@ class Screen:
             self.fake(X.KeyRelease, code)
             if shifted:
                 self.fake(X.KeyRelease, shift)
+            if slow:
+                self.display.sync()
 
     # Windows
 
@@ -221,10 +227,8 @@ class Screen:
             return None
         text = title.decode("utf-8", "replace") if isinstance(title, bytes) else str(title or w.get_wm_name() or "")
         pid = self._property(w, "_NET_WM_PID")
-        return {
-            "id": number, "title": text, "program": kind[1] if kind else "", "pid": int(pid[0]) if pid else 0, "box": [-place.x, -place.y, shape.width, shape.height],
-            "shown": visible,
-        }  # fmt: skip
+        box = [-place.x, -place.y, shape.width, shape.height]
+        return {"id": number, "title": text, "program": kind[1] if kind else "", "pid": int(pid[0]) if pid else 0, "box": box, "shown": visible}
 
     def _dialog(self) -> bool:
         """Whether the window with the focus belongs to another one."""
@@ -233,11 +237,18 @@ class Screen:
         except Exception:
             return False
 
+    def _ask_manager(self, number: int, message: str, *data: int) -> None:
+        w = self.display.create_resource_object("window", number)
+        said = event.ClientMessage(window=w, client_type=self.display.intern_atom(message), data=(32, [*data, *[0] * (5 - len(data))]))
+        self.root.send_event(said, event_mask=X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+
     def bring(self, number: int) -> None:
         """A window to the front, with the focus."""
-        w = self.display.create_resource_object("window", number)
-        said = event.ClientMessage(window=w, client_type=self._atom["_NET_ACTIVE_WINDOW"], data=(32, [2, X.CurrentTime, 0, 0, 0]))
-        self.root.send_event(said, event_mask=X.SubstructureRedirectMask | X.SubstructureNotifyMask)
+        self._ask_manager(number, "_NET_ACTIVE_WINDOW", 2, X.CurrentTime)
+
+    def place(self, number: int, x: int, y: int) -> None:
+        """A window, with its frame, to a place on the screen."""
+        self._ask_manager(number, "_NET_MOVERESIZE_WINDOW", 0x301, x, y)
 
     def menus(self) -> list[list[int]]:
         """The boxes of what has no frame: open menus, lists and hints."""

@@ -40,12 +40,12 @@ def environment() -> dict[str, str]:
 
 def begin(width: int, height: int) -> dict[str, str]:
     """Start the display, the buses and the window manager."""
-    env, log = environment(), open(LOG, "ab")  # noqa: SIM115, PTH123  # it is theirs for as long as they live
+    env, log = environment(), open(LOG, "ab")
 
     def run(*command: str, **more: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **more)
 
-    os.makedirs("/tmp/.X11-unix", mode=0o1777, exist_ok=True)  # noqa: PTH103
+    os.makedirs("/tmp/.X11-unix", mode=0o1777, exist_ok=True)
     told, tells = os.pipe()
     run("dbus-daemon", "--session", f"--address=unix:path={BUS}", "--nofork")
     server = run("Xvfb", "-displayfd", str(tells), "-screen", "0", f"{width}x{height}x24", "-nolisten", "tcp", "-noreset", "-dpi", "96", pass_fds=[tells])
@@ -134,8 +134,10 @@ class Service:
     def open(self, argv: list[str], windows: int = 1, seconds: float = 10, tree: bool = False) -> tuple[dict[str, Any], bytes]:
         """Start a program and wait for so many windows more."""
         had = set(self.screen.clients())
-        with open(LOG, "ab") as log:  # noqa: PTH123
-            self._started.append(subprocess.Popen(argv, env=self.env, cwd=self.env["HOME"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True))
+        with open(LOG, "ab") as log:
+            self._started.append(
+                subprocess.Popen(argv, env=self.env, cwd=self.env["HOME"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            )
         came = until(lambda: len(set(self.screen.clients()) - had) >= windows, seconds)
         self.screen.settle(10)
         about, body = self.look(tree)
@@ -172,6 +174,9 @@ class Service:
     def do_raise(self, window: int) -> None:
         self.screen.bring(window)
 
+    def do_place(self, x: int, y: int) -> None:
+        self.screen.place(self.screen.active(), x, y)
+
     # The socket
 
     def serve(self, listening: socket.socket) -> None:
@@ -179,7 +184,9 @@ class Service:
         while True:
             conversation, _ = listening.accept()
             with conversation:
-                asked = b"".join(iter(lambda: conversation.recv(1 << 16), b""))
+                asked = b""
+                while more := conversation.recv(1 << 16):
+                    asked += more
                 try:
                     request = json.loads(asked)
                     header, body = getattr(self, request.pop("op"))(**request)
