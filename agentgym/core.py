@@ -132,7 +132,7 @@ class Verifier(Protocol):
 
 
 class Snapshot(Struct, frozen=True):
-    """A point of an episode that outlives its environment: the author's ``payload`` and the record so far."""
+    """A point of an episode that outlives its environment: the author's ``payload``, the record so far, and the picture (its shape and bytes)."""
 
     env: str
     task: Task
@@ -140,6 +140,7 @@ class Snapshot(Struct, frozen=True):
     episode: bytes
     scene: bytes
     malformed: int
+    picture: tuple[tuple[int, ...], bytes] | None = None
 
 
 class Conversation(Struct, frozen=True):
@@ -341,7 +342,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self._require_running()
         turn = Turn(self._shown.messages, action[: self.limits.max_action_chars], problem=f"not executed: {reason}")
         self.episode.turns.append(turn)
-        self._shown = Scene([], self._shown.state, self._shown.anchor)
+        self._shown = Scene([], self._shown.state, self._shown.anchor, screenshot=self._shown.screenshot)
         return self._settle(turn, reason, time.perf_counter())
 
     def render(self) -> Any:
@@ -367,8 +368,10 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     def snapshot(self) -> Snapshot:
         """All that ``state_hash`` covers, and the record so far; outlives the environment."""
         self._require_running()
-        encode = msgspec.msgpack.encode
-        return Snapshot(self.id, self.task, self._save(), encode(self.episode), encode(self._shown), self._malformed)
+        encode, shown = msgspec.msgpack.encode, self._shown.screenshot
+        picture = None if shown is None else (shown.shape, shown.tobytes())
+        scene = encode(msgspec.structs.replace(self._shown, screenshot=None))
+        return Snapshot(self.id, self.task, self._save(), encode(self.episode), scene, self._malformed, picture)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot: the same ``state_hash``, the same future."""
@@ -379,7 +382,9 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self.task, self._malformed, self._status = snapshot.task, snapshot.malformed, "running"
         self.episode = msgspec.msgpack.decode(snapshot.episode, type=Episode)
         self._load(snapshot.payload)
-        self._show(msgspec.msgpack.decode(snapshot.scene, type=Scene))
+        scene = msgspec.msgpack.decode(snapshot.scene, type=Scene)
+        picture = None if snapshot.picture is None else np.frombuffer(snapshot.picture[1], np.uint8).reshape(snapshot.picture[0])
+        self._show(msgspec.structs.replace(scene, screenshot=picture))
 
     def fork(self, n: int, reseed: int | None = None) -> list[AgentEnv]:
         """``n`` independent environments at this point; with ``reseed``, fork ``i`` draws from ``reseed + i``."""
@@ -411,7 +416,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     def _objection(self, problem: str) -> Scene:
         """The scene after a malformed action: the world stands still, and the policy is told why."""
         message: Message = {"role": "user", "content": f"error: {problem}"}
-        return Scene([message], self._shown.state, self._shown.anchor, malformed=True)
+        return Scene([message], self._shown.state, self._shown.anchor, malformed=True, screenshot=self._shown.screenshot)
 
     def _show(self, scene: Scene) -> None:
         self._shown = scene

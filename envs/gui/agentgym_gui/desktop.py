@@ -106,6 +106,13 @@ class Desktop:
         self.seen = header
         return header
 
+    def peek(self) -> list[dict[str, Any]]:
+        """The widgets as they are, for who reads the world without being the agent: nothing that the agent sees later is changed by it."""
+        kept = self.seen
+        rows: list[dict[str, Any]] = self.ask("look", tree=True, number=False)["tree"]
+        self.seen = kept
+        return rows
+
     def _paint(self, band: int, bands: Sequence[int], data: memoryview) -> None:
         width, at = self.size[0], 0
         for first in bands:

@@ -8,17 +8,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
 from agentgym_verifiers.rules import Aimed, Boxes, WellFormed
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from agentgym.core import Action, Capabilities, EpisodeView, Limits, Message, Scene, StopReason, Task, TaskSet, Verdict, Verifier
 from agentgym.errors import EnvironmentFault, ToolError, UsageError
 from agentgym.messages import Tool, answer, call, tool
-from agentgym.rewards import Spec, outcome, standard, step
+from agentgym.rewards import Spec, gate, outcome, standard, step
 from agentgym.verdict import Json
 from agentgym_gui import GROUND, GROUND_PLACES
 from agentgym_gui.desktop import PLACE, lease
@@ -28,10 +28,14 @@ SCENES_FILE = Path(__file__).with_name("scenes.json")
 """Of each scene the widgets that can be asked for, as ``[role, name]``. Made by ``python -m agentgym_gui.ground``."""
 PLACES = [(40, 30), (160, 60), (90, 130), (10, 10), (220, 100), (60, 180)]
 """Where the window is: the first four for training, one for ``dev``, one for ``test``."""
-FORM = {"title": "Registration", "path": "r.json", "fields": [["Name", "entry", []], ["Street", "entry", []], ["Class", "choice", ["Gold", "Silver", "Bronze"]], ["Newsletter", "check", []]]}
+FORM = {
+    "title": "Registration",
+    "path": "r.json",
+    "fields": [["Name", "entry", []], ["Street", "entry", []], ["Class", "choice", ["Gold", "Silver", "Bronze"]], ["Newsletter", "check", []]],
+}
 FILES = {
-    "letter.txt": b"Dear all,\n\nthe meeting is at noon.\n", "Papers/plan.md": b"# Plan\n", "Music/list.m3u": b"1\n", "budget.csv": b"a,1\n", "notes.txt": b"n\n",
-    "old.tmp": b"", "report.html": b"<p>r</p>",
+    "letter.txt": b"Dear all,\n\nthe meeting is at noon.\n", "Papers/plan.md": b"# Plan\n", "Music/list.m3u": b"1\n", "budget.csv": b"a,1\n",
+    "notes.txt": b"n\n",    "old.tmp": b"", "report.html": b"<p>r</p>",
 }  # fmt: skip
 OPENS: dict[str, list[str]] = {
     "editor": ["mousepad", "letter.txt"], "files": ["thunar", "/home/agent"], "calculator": ["galculator"], "sheet": ["gnumeric", "--no-splash"],
@@ -50,7 +54,8 @@ HELD_OUT = ("files-go-menu", "sheet-data-menu", "pictures-view-menu", "editor-re
 """Scenes that only ``test`` has."""
 KINDS = {
     "button": "button", "toggle": "button", "menu": "menu", "menuitem": "entry of the menu", "checkmenuitem": "entry of the menu",
-    "radiomenuitem": "entry of the menu", "checkbox": "box to tick", "radio": "choice", "textbox": "field", "tab": "tab", "columnheader": "heading of the column",
+    "radiomenuitem": "entry of the menu", "checkbox": "box to tick", "radio": "choice", "textbox": "field", "tab": "tab",
+    "columnheader": "heading of the column",
     "cell": "entry of the list",
 }  # fmt: skip
 FAIR = 0.2
@@ -65,13 +70,8 @@ def pointed(view: EpisodeView) -> tuple[Numbers | None, Numbers | None]:
 
 
 class Hit(Struct, frozen=True):
-    """1 if the point, or the middle of the box, is in the target, and the box is neither far larger nor far smaller; else 0.
+    """1 if the point, or the middle of the box, is in the target, and the box is neither far larger nor far smaller; else 0."""
 
-    ``scaled``: times the difficulty, from 1/2 for a target of a fifth of the screen's width and height up to 1 for a point, so that small targets
-    weigh more. Source of the idea: "GUI-G1: Understanding R1-Zero-Like Training for Visual Grounding in GUI Agents"; the form is ours.
-    """
-
-    scaled: bool = False
     level: ClassVar[Literal["outcome"]] = "outcome"
 
     def __call__(self, view: EpisodeView) -> Verdict:
@@ -81,29 +81,38 @@ class Hit(Struct, frozen=True):
         x, y = (said[0], said[1]) if len(said) == 2 else ((said[0] + said[2]) / 2, (said[1] + said[3]) / 2)
         inside = target[0] <= x < target[2] and target[1] <= y < target[3]
         fair = len(said) == 2 or Boxes(form="hit").similarity(said, target) >= FAIR
-        hit = float(inside and fair)
-        return Verdict.scored(hit * difficulty(target, view) if self.scaled else hit, inside=inside, fair=fair)
-
-
-def difficulty(target: Sequence[float], view: EpisodeView) -> float:
-    """From 1/2 for large targets to 1 for small ones."""
-    width, height = view.task.data["size"]
-    share = math.sqrt((target[2] - target[0]) * (target[3] - target[1]) / (width * height))
-    return 1.0 - 0.5 * min(1.0, share / 0.2)
+        return Verdict.scored(float(inside and fair), inside=inside, fair=fair)
 
 
 class Quality(Struct, frozen=True):
-    """How good a box is: its middle in the target, times the ratio of the smaller area to the larger. A point is worth 1 if it hits."""
+    """A step verdict: how good a box is: its middle in the target, times the ratio of the smaller area to the larger. A point is worth 1 if it hits."""
 
-    level: ClassVar[Literal["outcome"]] = "outcome"
+    level: ClassVar[Literal["step"]] = "step"
 
     def __call__(self, view: EpisodeView) -> Verdict:
         said, target = pointed(view)
         if said is None or target is None:
-            return Verdict.scored(0.0, answered=False)
+            return Verdict.scored(0.0)
         if len(said) == 2:
-            return Hit()(view)
+            return Verdict.scored(float(Hit()(view).value or 0.0))
         return Verdict.scored(Boxes(form="hit").similarity(said, target), overlap=Boxes().similarity(said, target))
+
+
+class Difficulty(Struct, frozen=True):
+    """A step verdict on an answer: from 1/2 for a target of a fifth of the screen's width and height up to 1 for a tiny one.
+
+    Source of the idea: "GUI-G1: Understanding R1-Zero-Like Training for Visual Grounding in GUI Agents"; the form is ours.
+    """
+
+    level: ClassVar[Literal["step"]] = "step"
+
+    def __call__(self, view: EpisodeView) -> Verdict:
+        said, target = pointed(view)
+        if said is None or target is None:
+            return Verdict.scored(0.0)
+        width, height = view.task.data["size"]
+        share = math.sqrt((target[2] - target[0]) * (target[3] - target[1]) / (width * height))
+        return Verdict.scored(1.0 - 0.5 * min(1.0, share / 0.2))
 
 
 @cache
@@ -170,10 +179,12 @@ class GroundEnv(GuiEnv):
 
     id = "gui/ground-v0"
     capabilities: ClassVar[Capabilities] = GROUND.capabilities
-    verifiers: ClassVar[Mapping[str, Verifier]] = {"form": WellFormed(), "aimed": Aimed(), "task": Hit(), "quality": Quality(), "scaled": Hit(scaled=True)}
+    verifiers: ClassVar[Mapping[str, Verifier]] = {
+        "form": WellFormed(), "aimed": Aimed(), "quality": Quality(), "difficulty": Difficulty(), "task": Hit()
+    }  # fmt: skip
     rewards: ClassVar[Mapping[str, Spec]] = {
         **standard(outcome("task"), 0.02 * step("form") + 0.02 * step("aimed"), step("aimed")),
-        "quality": outcome("quality"), "scaled": outcome("scaled"),
+        "quality": step("quality"), "scaled": gate(step("difficulty"), by=outcome("task")),
     }  # fmt: skip
     guide = "You see a screen. Answer with the place that is asked for: point X Y, or box LEFT TOP RIGHT BOTTOM, in pixels from the upper left corner."
 

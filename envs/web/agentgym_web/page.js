@@ -23,7 +23,9 @@
     if (!id) { id = kept.next++; kept.ids.set(element, id); kept.elements.set(id, new WeakRef(element)); }
     return id;
   };
-  const role = (element) => element.getAttribute('role') || (element.tagName === 'INPUT' ? INPUTS[element.type] || 'textbox' : ROLES[element.tagName]) || '';
+  const BARE = new Set(['presentation', 'none', 'tablist']);  // roles that say nothing of an element itself
+  const told = (element) => { const what = element.getAttribute('role'); return BARE.has(what) ? '' : what; };
+  const role = (element) => told(element) || (element.tagName === 'INPUT' ? INPUTS[element.type] || 'textbox' : ROLES[element.tagName]) || '';
   const clean = (text) => text.replace(/\s+/g, ' ').trim();
   const ownText = (element) => clean([...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join(' '));
   const inside = (element) => (element.shadowRoot ? [...element.shadowRoot.children]

@@ -20,7 +20,7 @@ from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym.verdict import Json
 from agentgym_gui import DESK, PER_TEMPLATE
 from agentgym_gui.desk import sheets
-from agentgym_gui.desk.goal import Live, Reached, Settled, as_text, collected, parts
+from agentgym_gui.desk.goal import Final, Live, Reached, Settled, as_text, collected, parts
 from agentgym_gui.desk.tasks import TEMPLATES, Bench, changing, goal, horizon
 from agentgym_gui.desktop import PLACE
 from agentgym_gui.env import IN_PIXELS, ON_ELEMENTS, TYPE, GuiEnv
@@ -139,10 +139,12 @@ class DeskEnv(Critiqued, GuiEnv):
         self._found = self._desk()
         return [self._found.files, self._found.settings, self._over]
 
-    def _desk(self) -> Any:
+    def _desk(self) -> Final:
+        """The visible files, and the settings that the task is about: programs write others whenever they like."""
         final = collected(self.desktop.files())
         as_before = {as_text(data): f"as:{path}" for path, data in self._binary.items()}
-        return msgspec.structs.replace(final, files={p: as_before.get(text, text) for p, text in final.files.items()})
+        asked = {name: value for name, value in final.settings.items() if name in self.task.data["goal"]["settings"]}
+        return msgspec.structs.replace(final, files={p: as_before.get(text, text) for p, text in final.files.items()}, settings=asked)
 
     def _facts(self) -> dict[str, Json]:
         changing, told = self.task.data["changing"], parts(self.task.data["goal"], self._found, None, None)
@@ -151,7 +153,7 @@ class DeskEnv(Critiqued, GuiEnv):
     def _artefacts(self) -> Mapping[str, bytes]:
         wanted = self.task.data["goal"]["files"]
         binary = {p: e.data for p, e in self.desktop.files().items() if e.type == "f" and "cells" in wanted.get(p, {})}
-        tree = self.desktop.ask("look", tree=True)["tree"] if self.task.data["goal"]["shows"] else []
+        tree = self.desktop.peek() if self.task.data["goal"]["shows"] else []
         try:
             cells = sheets.converted(binary, self.desktop.sandbox.kind)
         except Exception as error:
@@ -180,7 +182,7 @@ class DeskEnv(Critiqued, GuiEnv):
             x, y = int(given["x"]), int(given["y"])
         except (KeyError, ValueError, TypeError):
             return ""
-        rows = self._rows() or self.desktop.ask("look", tree=True)["tree"]
+        rows = self._rows() or self.desktop.peek()
         under = [r for r in rows if r["box"][0] <= x < r["box"][0] + r["box"][2] and r["box"][1] <= y < r["box"][1] + r["box"][3]]
         return str(min(under, key=lambda r: r["box"][2] * r["box"][3])["name"]) if under else ""
 
@@ -224,9 +226,7 @@ class DeskEnv(Critiqued, GuiEnv):
 
     def _find(self, role: str, name: str, nth: int = 0) -> tuple[int, int]:
         """The middle of the widget of a role and a name that nothing covers."""
-        kept = self.desktop.seen
-        rows = [r for r in self.desktop.ask("look", tree=True)["tree"] if _called(r, role, name)]
-        self.desktop.seen = {**self.desktop.seen, "tree": kept.get("tree", [])} if "tree" in kept else kept
+        rows, kept = [r for r in self.desktop.peek() if _called(r, role, name)], self.desktop.seen
         front = next((w["pid"] for w in kept["windows"] if w["id"] == kept["active"]), 0)
         for row in sorted(rows, key=lambda r: r["pid"] != front)[nth:]:
             x, y = row["box"][0] + row["box"][2] // 2, row["box"][1] + row["box"][3] // 2

@@ -266,8 +266,10 @@ def list_files(b: Bench) -> Draft:
         *[["key", "ctrl+shift+n"], ["key", "ctrl+a"], ["type", "Done"], ["key", "Return"]],
     ]
     after = {"index.txt": "Papers:\n" + "\n".join(inside), "Done/": ""}
-    asks = "Write the names of the files in the folder Papers into index.txt, one a line, in the order of the alphabet, below what is there. "
+    asks = (
+        "Write the names of the files in the folder Papers into index.txt, one a line, in the order of the alphabet, below what is there. "
         "Save it. Then make a folder Done in /home/agent."
+    )
     return Draft(asks, done(way), files, [["thunar", "/home/agent/Papers"], ["mousepad", "index.txt"]], after)
 
 

@@ -103,10 +103,11 @@ class Access:
             nodes[node.key] = node
         return nodes
 
-    def read(self, windows: list[tuple[list[int], int, bytes]]) -> list[dict[str, Any]]:
+    def read(self, windows: list[tuple[list[int], int, bytes]], number: bool = True) -> list[dict[str, Any]]:
         """Every widget that can be seen, from top to bottom: ``{id, role, name, box, states, text, value, pid}``.
 
-        ``windows`` are box, number and what programs of ours put into a property.
+        ``windows`` are box, number and what programs of ours put into a property. Without ``number``, what has no number yet is given none (0):
+        looking by itself changes nothing for those who look later.
         """
         found: list[tuple[Any, dict[str, Any]]] = []
         for program in self.programs():
@@ -118,7 +119,9 @@ class Access:
         for box, window, data in windows:
             found += self._ours(box, window, data)
         found.sort(key=lambda each: (each[1]["pid"], each[1]["box"][1], each[1]["box"][0], each[1]["role"], each[1]["name"]))
-        return [{"id": self._numbers.setdefault(key, len(self._numbers) + 1), **row} for key, row in found]
+        for key, _ in found if number else ():
+            self._numbers.setdefault(key, len(self._numbers) + 1)
+        return [{"id": self._numbers.get(key, 0), **row} for key, row in found]
 
     def _cells(self, table: Node) -> list[Node]:
         """The cells of a list or table that tells of them only when asked."""

@@ -150,7 +150,7 @@ class Screen:
     def button(self, number: int, times: int = 1) -> None:
         """Press and let go. Clicks of another action never count as one with these."""
         if number == 1 and (times > 1 or self._clicked[1:] == self.pointer):
-            time.sleep(max(0.0, self._clicked[0] + DOUBLE - time.monotonic()))
+            time.sleep(max(0.0, self._clicked[0] + (PRESSED if self._slow() else DOUBLE) - time.monotonic()))
         self._clicked = time.monotonic(), *self.pointer
         for _ in range(times):
             self.fake(X.ButtonPress, number)
@@ -184,8 +184,7 @@ class Screen:
     def type(self, text: str) -> None:
         """Write characters."""
         shift, self._pressed = self.key_of(self.symbol("shift"))[0], time.monotonic() if text.endswith("\n") and self._dialog() else 0.0
-        about = self.window(self.active())
-        slow = about is not None and about["program"] in BUTTONS
+        slow = self._slow()
         for each in text:
             if slow:
                 time.sleep(max(0.0, self._typed.get(each, 0.0) + PRESSED - time.monotonic()))
@@ -199,6 +198,11 @@ class Screen:
                 self.fake(X.KeyRelease, shift)
             if slow:
                 self.display.sync()
+
+    def _slow(self) -> bool:
+        """Whether the program with the focus is one of ``BUTTONS``."""
+        about = self.window(self.active())
+        return about is not None and about["program"] in BUTTONS
 
     # Windows
 

@@ -97,13 +97,13 @@ class Service:
 
     # What may be asked
 
-    def look(self, tree: bool = False, whole: bool = False) -> tuple[dict[str, Any], bytes]:
-        """What is there, and the bands that have changed since the last look (``whole``: all)."""
+    def look(self, tree: bool = False, whole: bool = False, number: bool = True) -> tuple[dict[str, Any], bytes]:
+        """What is there, and the bands that have changed since the last look (``whole``: all). For ``number`` see ``Access.read``."""
         s = self.screen
         windows = [w for n in s.clients() if (w := s.window(n))]
         about: dict[str, Any] = {"windows": windows, "active": s.active(), "menus": s.menus(), "pointer": list(s.pointer)}
         if tree:
-            about["tree"] = self.access().read([(w["box"], w["id"], s.told(w["id"])) for w in windows if w["shown"]])
+            about["tree"] = self.access().read([(w["box"], w["id"], s.told(w["id"])) for w in windows if w["shown"]], number)
         return self._bands(about, whole)
 
     def _bands(self, about: dict[str, Any], whole: bool) -> tuple[dict[str, Any], bytes]:

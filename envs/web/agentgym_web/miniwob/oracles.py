@@ -177,7 +177,7 @@ def _through(openers: Callable[[Page], list[int]]) -> Script:
 
 
 def _tabs(page: Page) -> list[int]:
-    return [e.id for e in page.elements if e.role == "presentation" or e.name.startswith("Section #")]
+    return [e.id for e in page.elements if e.role == "tab" or e.name.startswith("Section #")]
 
 
 def _expand(page: Page) -> Iterator[str]:
