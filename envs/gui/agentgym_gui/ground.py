@@ -153,7 +153,7 @@ def drawn(scene: str, place: int, size: tuple[int, int], sandbox: str | None) ->
         try:
             desktop.write(FILES)
             desktop.ask("open", argv=OPENS[program])
-            desktop.ask("act", do=[["place", *PLACES[place]], *(["key", k] for k in keys), ["move", size[0] - 2, size[1] - 2], ["wait", 0.3]])
+            desktop.ask("act", do=[["place", *PLACES[place]], *(["key", k] for k in keys), ["wait", 0.3]])
             seen = desktop.ask("look", tree=True)
             _drawn[key] = desktop.frame.copy(), boxes_of(seen, size)
         finally:

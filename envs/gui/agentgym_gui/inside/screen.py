@@ -26,6 +26,8 @@ BUSY = 200_000
 """Nanoseconds of work in that moment that are no work."""
 DOUBLE = 0.08
 """Seconds after which two clicks are no double click, a little more than what programs are told (``gtk-double-click-time``)."""
+LATE = {"Gnumeric": 0.25, "Thunar": 0.15}
+"""Programs that draw part of their window by a timer, and how long it takes at the most."""
 BUTTONS = ("Galculator",)
 """Programs in which a key presses a button, which takes no second press before it is let go."""
 REMOVE = 0
@@ -76,9 +78,10 @@ class Screen:
         self.pointer = (self.width // 2, self.height // 2)
         self._pressed, self._turns, self._clicked = 0.0, 0, (0.0, -1, -1)
         self._typed: dict[str, float] = {}
+        self._programs: dict[int, str] = {}
         self.idle = {"1", str(os.getpid())}
         self._keyboard()
-        xtest.fake_input(self.display, X.MotionNotify, x=self.pointer[0], y=self.pointer[1])
+        self.park()
 
     def _share(self) -> None:
         """A segment of shared memory as large as the screen."""
@@ -144,8 +147,14 @@ class Screen:
 
     def move(self, x: int, y: int) -> None:
         """The pointer to a place."""
-        self.pointer = x, y
+        self.pointer, self._parked = (x, y), False
         self.fake(X.MotionNotify, x=x, y=y)
+
+    def park(self) -> None:
+        """The pointer out of the way: a hint that comes when it rests long enough would make the screen a matter of time. ``pointer`` stays."""
+        self.fake(X.MotionNotify, x=self.width - 1, y=self.height - 1)
+        self.display.sync()
+        self._parked = True
 
     def button(self, number: int, times: int = 1) -> None:
         """Press and let go. Clicks of another action never count as one with these."""
@@ -164,7 +173,7 @@ class Screen:
             self.move(from_x + (x - from_x) * n // steps, from_y + (y - from_y) * n // steps)
             self.display.sync()
             time.sleep(0.01)
-        self.settle()
+        self.settle(park=False)
         self.fake(X.ButtonRelease, 1)
 
     def key(self, chord: str) -> None:
@@ -201,8 +210,14 @@ class Screen:
 
     def _slow(self) -> bool:
         """Whether the program with the focus is one of ``BUTTONS``."""
-        about = self.window(self.active())
-        return about is not None and about["program"] in BUTTONS
+        return self._program(self.active()) in BUTTONS
+
+    def _program(self, number: int) -> str:
+        """The class of a window, asked once."""
+        if number not in self._programs:
+            about = self.window(number) if number else None
+            self._programs[number] = about["program"] if about else ""
+        return self._programs[number]
 
     # Windows
 
@@ -249,6 +264,23 @@ class Screen:
     def bring(self, number: int) -> None:
         """A window to the front, with the focus."""
         self._ask_manager(number, "_NET_ACTIVE_WINDOW", 2, X.CurrentTime)
+
+    def reach(self, x: int, y: int) -> None:
+        """Before a click on a window that is not in front: bring it there.
+
+        The window manager could do so at the click itself, but would hold the click back meanwhile, and what comes after it would come before.
+        """
+        inside = [n for n in reversed(self.clients()) if self._inside(n, x, y)]
+        if inside and inside[0] != self.active() and not any(left <= x < left + w and top <= y < top + h for left, top, w, h in self.menus()):
+            self.bring(inside[0])
+            self.settle()
+
+    def _inside(self, number: int, x: int, y: int) -> bool:
+        about = self.window(number)
+        if about is None or not about["shown"]:
+            return False
+        left, top, width, height = about["box"]
+        return bool(left <= x < left + width and top <= y < top + height)
 
     def place(self, number: int, x: int, y: int) -> None:
         """A window, with its frame, to a place on the screen."""
@@ -301,11 +333,11 @@ class Screen:
             elif e.type == X.ClientMessage and e.client_type == self._atom["WM_PROTOCOLS"] and e.data[1][0] == self._atom["_NET_WM_PING"]:
                 self._pongs.add(int(e.data[1][2]))
 
-    def settle(self, limit: float = LIMIT) -> str:
+    def settle(self, limit: float = LIMIT, park: bool = True) -> str:
         """Wait until what was done has been seen to and drawn. What was not, in words; empty if all is well.
 
         The window with the focus is asked to answer what comes after the input in its queue; then, for a moment, nothing may be drawn and no
-        program may work.
+        program may work. The pointer is parked once the input has been seen to.
         """
         self.display.sync()
         began = since = time.monotonic()
@@ -321,8 +353,11 @@ class Screen:
                 answered = active in self._pongs or active not in self.clients()
                 mark, used = time.monotonic(), self._work()
                 self._pressed = self._pressed and mark
-            coming = self._changed > began - 0.05
-            due = max(max(self._drawn, mark) + (QUIET_NEW if coming else QUIET), self._changed + QUIET_NEW if coming else 0.0, self._pressed + PRESSED)
+            if park and not self._parked:
+                self.park()
+                mark, used = time.monotonic(), self._work()
+            coming, quiet = self._changed > began - 0.05, LATE.get(self._program(active), QUIET)
+            due = max(max(self._drawn, mark) + (QUIET_NEW if coming else quiet), self._changed + QUIET_NEW if coming else 0.0, self._pressed + PRESSED)
             now, drawn = time.monotonic(), self._drawn
             if now < due:
                 self._hear(due - now)

@@ -146,11 +146,13 @@ class Service:
     # What may be done
 
     def do_click(self, x: int, y: int, button: int, times: int) -> None:
+        self.screen.reach(x, y)
         self.screen.move(x, y)
         self.screen.display.sync()
         self.screen.button(button, times)
 
     def do_drag(self, x: int, y: int, to_x: int, to_y: int) -> None:
+        self.screen.reach(x, y)
         self.screen.move(x, y)
         self.screen.drag(to_x, to_y)
 
@@ -164,9 +166,6 @@ class Service:
 
     def do_key(self, chord: str) -> None:
         self.screen.key(chord)
-
-    def do_move(self, x: int, y: int) -> None:
-        self.screen.move(x, y)
 
     def do_wait(self, seconds: float) -> None:
         time.sleep(seconds)
