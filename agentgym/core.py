@@ -144,7 +144,10 @@ class Snapshot(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """What a policy is asked. ``prefix`` are the tokens of the turns so far in this segment, where the policy gave any."""
+    """What a policy is asked. ``prefix`` are the tokens of the turns so far in this segment, where the policy gave any.
+
+    ``images`` belong to the last message: arrays ``[height, width, 3]`` of ``uint8``.
+    """
 
     id: str
     messages: Sequence[Message]
@@ -357,6 +360,11 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     def close(self) -> None:
         """Release the world; idempotent."""
         self._status = "closed"
+
+    @property
+    def pictures(self) -> Sequence[Any]:
+        """What a policy that sees is shown beside the messages: the screen as it is now, where observations have one."""
+        return () if self.screen is None or self._shown.screenshot is None else (self._shown.screenshot,)
 
     @property
     def limits(self) -> Limits:

@@ -227,7 +227,9 @@ class Rollout(Struct, frozen=True):
                 return
             began = time.perf_counter()
             left = None if meter is None else meter.tokens_left
-            completion = await self._ask(policy, Conversation(name, messages, tools, prefix, _least(self.max_tokens, left), _deadline(meter), job.seed), meter)
+            completion = await self._ask(
+                policy, Conversation(name, messages, tools, prefix, _least(self.max_tokens, left), _deadline(meter), job.seed, env.pictures), meter
+            )
             if isinstance(completion, StopReason):
                 await _call(env, env.end, completion)
                 return

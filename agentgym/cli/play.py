@@ -93,7 +93,7 @@ def play(config: PlayConfig, screen: Screen) -> Answer:
     plan = Plan(env=config.env, split=config.split or next(iter(spec(config.env).splits)), reward=config.reward, options=options)
     env = plan.environment()
     task = env.taskset.get(config.task).id if config.task else env.taskset.ids()[0]
-    policy = resolve(config.policy)
+    policy = resolve("live" if config.policy == "human" and env.screen is not None else config.policy)
 
     async def one() -> Episode:
         with stores(Path(config.out) if config.out else None) as keep:

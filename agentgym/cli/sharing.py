@@ -14,6 +14,7 @@ from agentgym.errors import UnknownName
 from agentgym.evaluation.bundle import opened, pack
 from agentgym.evaluation.compare import Comparison, Side, compare
 from agentgym.evaluation.export import FORMATS
+from agentgym.evaluation.filmstrip import filmstrip
 from agentgym.evaluation.regrade import episodes_of
 from agentgym.evaluation.report import write_report
 
@@ -54,11 +55,20 @@ class ExportConfig(Struct, forbid_unknown_fields=True):
     """A run, a format, and where to."""
 
     folder: Annotated[str, Meta(description="run folder, or a packed one")]
-    format: Annotated[str, Meta(description="atif, sts, openai, hf, parquet, html or bundle")] = "html"
+    format: Annotated[str, Meta(description="atif, sts, openai, hf, parquet, html, filmstrip or bundle")] = "html"
     to: Annotated[str, Meta(description="file or folder to write; default beside the run, by the format's name")] | None = None
 
 
-ENDINGS = {"openai": ".jsonl", "parquet": ".parquet", "html": ".html", "bundle": ".zip", "atif": "-atif", "sts": "-sts", "hf": "-hf"}
+ENDINGS = {
+    "openai": ".jsonl",
+    "parquet": ".parquet",
+    "html": ".html",
+    "filmstrip": ".filmstrip.html",
+    "bundle": ".zip",
+    "atif": "-atif",
+    "sts": "-sts",
+    "hf": "-hf",
+}
 
 
 def export_run(config: ExportConfig, screen: Screen) -> Answer:
@@ -73,7 +83,7 @@ def export_run(config: ExportConfig, screen: Screen) -> Answer:
             pack(folder, to)
             count = len(episodes_of(folder))
         else:
-            count = (write_report if config.format == "html" else FORMATS[config.format])(folder, to)
+            count = {**FORMATS, "html": write_report, "filmstrip": filmstrip}[config.format](folder, to)
     return Answer({"format": config.format, "episodes": count, "to": str(to)}, f"{count} episodes as {config.format} in {to}")
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from agentgym.core import Completion, Conversation
 from agentgym.errors import ContextOverflow, PolicyFault, UsageError
 from agentgym.messages import ToolCall, print_action
+from agentgym.picture import data_url
 
 TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
@@ -66,7 +67,7 @@ class OpenAI:
             ContextOverflow: the endpoint says that the prompt is too long.
             PolicyFault: no valid answer within the budget.
         """
-        body: dict[str, Any] = {"model": self.model, "messages": list(conversation.messages), "temperature": self.temperature, "seed": conversation.seed}
+        body: dict[str, Any] = {"model": self.model, "messages": _seen(conversation), "temperature": self.temperature, "seed": conversation.seed}
         if conversation.tools:
             body["tools"] = [t.openai() for t in conversation.tools]
         if limit := conversation.max_tokens or self.max_tokens:
@@ -95,6 +96,18 @@ class OpenAI:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def _seen(conversation: Conversation) -> list[dict[str, Any]]:
+    """The messages, with the pictures in the last one; behind it where it is a tool's, which cannot hold any."""
+    messages: list[dict[str, Any]] = list(conversation.messages)
+    if not conversation.images:
+        return messages
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in conversation.images]
+    last = messages[-1]
+    if last["role"] == "user":
+        return [*messages[:-1], {**last, "content": [{"type": "text", "text": last["content"]}, *parts]}]
+    return [*messages, {"role": "user", "content": parts}]
 
 
 def _headers() -> dict[str, str]:

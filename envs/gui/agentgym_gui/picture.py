@@ -1,12 +1,13 @@
-"""Small things about pictures: the pointer, cards of text, PNG bytes."""
+"""Small things about pictures: the pointer, and cards of text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from agentgym.picture import png
 
 ARROW = [
     "X", "XX", "X.X", "X..X", "X...X", "X....X", "X.....X", "X......X", "X.......X", "X........X",
@@ -33,10 +34,3 @@ def card(lines: Sequence[str], size: tuple[int, int] = (560, 400)) -> bytes:
     for n, line in enumerate(lines):
         draw.text((36, 32 + 44 * n), line, fill="#222222", font=ImageFont.load_default(26 if n else 30))
     return png(np.asarray(image))
-
-
-def png(frame: np.ndarray) -> bytes:
-    """An array ``[height, width, 3]`` of ``uint8`` as PNG."""
-    out = BytesIO()
-    Image.fromarray(frame).save(out, "PNG", compress_level=1)
-    return out.getvalue()
