@@ -14,9 +14,11 @@ from agentgym.registry import make, spec
 
 WIDE = 520
 STYLE = (
-    "body{font:14px/1.5 system-ui,sans-serif;margin:24px;background:#f5f6f7;color:#222}h2{margin:32px 0 4px}p{margin:2px 0 12px;max-width:70em;white-space:pre-wrap}"
+    "body{font:14px/1.5 system-ui,sans-serif;margin:24px;background:#f5f6f7;color:#222}h2{margin:32px 0 4px}"
+    "p{margin:2px 0 12px;max-width:70em;white-space:pre-wrap}"
     ".strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(340px,1fr));gap:14px}figure{margin:0;background:white;border-radius:6px;padding:8px;"
-    "box-shadow:0 1px 3px #0003}img{width:100%;border-radius:3px;display:block}figcaption{font:12px/1.4 ui-monospace,monospace;margin-top:6px;overflow-wrap:anywhere}"
+    "box-shadow:0 1px 3px #0003}img{width:100%;border-radius:3px;display:block}"
+    "figcaption{font:12px/1.4 ui-monospace,monospace;margin-top:6px;overflow-wrap:anywhere}"
     ".good{color:#1f7a3f}.bad{color:#a12c2c}small{color:#777}"
 )
 

@@ -114,7 +114,7 @@ def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        def do_GET(self) -> None:  # noqa: N802  # the library's name
+        def do_GET(self) -> None:  # the library's name
             if not self._allowed():
                 return
             if self.path.startswith("/state"):
@@ -125,7 +125,7 @@ def _handler(live: Live) -> type[BaseHTTPRequestHandler]:
             else:
                 self._send("text/html; charset=utf-8", PAGE.read_bytes())
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             if self._allowed():
                 live.take(self.rfile.read(min(MOST_ACTION, int(self.headers.get("Content-Length") or 0))).decode("utf-8", "replace"))
                 self._send("text/plain", b"")

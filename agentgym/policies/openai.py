@@ -100,7 +100,7 @@ class OpenAI:
 
 def _seen(conversation: Conversation) -> list[dict[str, Any]]:
     """The messages, with the pictures in the last one; behind it where it is a tool's, which cannot hold any."""
-    messages: list[dict[str, Any]] = list(conversation.messages)
+    messages: list[dict[str, Any]] = [*conversation.messages]  # type: ignore[list-item]  # parts of content are not what an environment says
     if not conversation.images:
         return messages
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in conversation.images]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import anyio
-import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -67,7 +66,7 @@ class VisionEngine:
         text = self.processor.tokenizer.decode(made, skip_special_tokens=True).strip()
         parsed = parse_action(text)
         action = text if parsed.problem or not parsed.calls else print_action(parsed.prose, parsed.calls)
-        finish = "length" if len(made) >= limit and made[-1] != self.processor.tokenizer.eos_token_id else "stop"
+        finish: Literal["length", "stop"] = "length" if len(made) >= limit and made[-1] != self.processor.tokenizer.eos_token_id else "stop"
         return Completion(action, finish=finish, usage={"prompt_tokens": prompt, "completion_tokens": len(made)})
 
     def _inputs(self, conversation: Conversation) -> Any:

@@ -100,7 +100,7 @@ class GuiEnv(AgentEnv):
         if not (0 <= x < self.size[0] and 0 <= y < self.size[1]):
             raise ToolError(f"element {element}: it is off the screen")
         above = self._window_at(x, y)
-        if above is not None and above["pid"] != row["pid"] and not any(_inside(box, x, y) for box in self.desktop.seen["menus"]):
+        if above is not None and row["window"] not in (0, above["id"]) and not any(_inside(box, x, y) for box in self.desktop.seen["menus"]):
             raise ToolError(f"element {element}: it is under the window {above['title'][:60]!r}")
         self._missed += "disabled" in row["states"]
         return x, y
@@ -115,10 +115,9 @@ class GuiEnv(AgentEnv):
 
     # Scenes
 
-    def _acted(self, action: Action, over: Any) -> Scene:
-        """The scene after an action, by the tools."""
-        self._missed = 0
-        done = answer(self.tools, self, action, len(self.episode.turns) - 1, over, hint="say one, such as click 3 or key ctrl+s", short=True)
+    def _advance(self, action: Action) -> Scene:
+        self._missed, turn = 0, len(self.episode.turns) - 1
+        done = answer(self.tools, self, action, turn, lambda: self._ended() is not None, hint="say one, such as click 3 or key ctrl+s", short=True)
         return self._scene(done.messages, malformed=done.malformed, states=done.states)
 
     def _scene(self, messages: list[Message], *, first: bool = False, malformed: bool = False, states: Iterable[str] = ()) -> Scene:
@@ -150,9 +149,7 @@ class GuiEnv(AgentEnv):
             focus = " (focused)" if w["id"] == seen["active"] else ""
             x, y, width, height = w["box"]
             lines.append(f"Window {w['title'][:MOST_NAME]!r}{focus}, {width}x{height} at {x},{y}")
-            if w["pid"] in [other["pid"] for other in windows[:n]]:
-                continue
-            own = [r for r in rows if r["pid"] == w["pid"]]
+            own = [r for r in rows if r["window"] == w["id"] or (n == 0 and not r["window"])]
             lines += ["  " + described(r) for r in own[:left]]
             if len(own) > left:
                 lines.append(f"  (and {len(own) - left} more elements)")

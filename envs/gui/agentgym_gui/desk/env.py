@@ -13,7 +13,7 @@ from agentgym_verifiers.process import Critiqued
 from agentgym_verifiers.rules import Aimed, Idle, Progressed, WellFormed
 from msgspec import Meta
 
-from agentgym.core import Action, Capabilities, Limits, Scene, StopReason, Task, TaskSet, Verifier
+from agentgym.core import Capabilities, Limits, Scene, StopReason, Task, TaskSet, Verifier
 from agentgym.errors import EnvironmentFault, UnknownName
 from agentgym.messages import Tool, call, parse_action, short_call, tool
 from agentgym.rewards import Spec, delta, outcome, standard, step
@@ -129,9 +129,6 @@ class DeskEnv(Critiqued, GuiEnv):
     def _bytes(given: Any) -> bytes:
         return (json.dumps(given["record"], indent=1) if isinstance(given, dict) else str(given)).encode()
 
-    def _advance(self, action: Action) -> Scene:
-        return self._acted(action, lambda: self._over is not None)
-
     def _ended(self) -> StopReason | None:
         return self._over
 
@@ -232,7 +229,7 @@ class DeskEnv(Critiqued, GuiEnv):
             x, y = row["box"][0] + row["box"][2] // 2, row["box"][1] + row["box"][3] // 2
             above = self._window_at(x, y)
             inside = any(b[0] <= x < b[0] + b[2] and b[1] <= y < b[1] + b[3] for b in kept["menus"])
-            if inside or (above is not None and above["pid"] == row["pid"]):
+            if inside or (above is not None and row["window"] in (0, above["id"])):
                 return x, y
         raise EnvironmentFault(f"the oracle finds no {role} {name!r}")
 

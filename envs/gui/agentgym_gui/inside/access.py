@@ -30,7 +30,7 @@ SILENT = {"static", "image", "label", "icon", "cell", "menuitem", "table", "fram
 """What says nothing without a name."""
 BUS = DBusAddress("/org/freedesktop/DBus", bus_name="org.freedesktop.DBus", interface="org.freedesktop.DBus")
 MOST, MOST_TEXT = 400, 2000
-SECONDS = 3.0
+SECONDS, EDGE = 3.0, 16
 
 
 class Node:
@@ -43,6 +43,20 @@ class Node:
         self.box: list[int] = [0, 0, 0, 0]
         self.text = ""
         self.value: float | None = None
+        self.window = 0
+
+
+def _window_of(nodes: dict[tuple[str, str], Node], node: Node, windows: list[tuple[list[int], int, bytes]]) -> int:
+    """The window whose box, frame included, is that of the outermost widget around this one; 0 if there is none."""
+    top = node
+    while top.parent in nodes and top.parent[1] != ROOT:
+        top = nodes[top.parent]
+    x, y, width, height = top.box
+    for (left, above, w, h), number, _ in windows:
+        sides = abs(left - x) <= EDGE and abs(w - width) <= 2 * EDGE
+        if sides and -EDGE <= above - y <= 2 * EDGE and abs(above + h - y - height) <= EDGE:
+            return number
+    return 0
 
 
 class Access:
@@ -104,17 +118,19 @@ class Access:
         return nodes
 
     def read(self, windows: list[tuple[list[int], int, bytes]], number: bool = True) -> list[dict[str, Any]]:
-        """Every widget that can be seen, from top to bottom: ``{id, role, name, box, states, text, value, pid}``.
+        """Every widget that can be seen, from top to bottom: ``{id, role, name, box, states, text, value, pid, window}``.
 
-        ``windows`` are box, number and what programs of ours put into a property. Without ``number``, what has no number yet is given none (0):
-        looking by itself changes nothing for those who look later.
+        ``windows`` are box, number and what programs of ours put into a property; a widget's ``window`` is the number of its own, 0 in a menu.
+        Without ``number``, what has no number yet is given none (0): looking by itself changes nothing for those who look later.
         """
         found: list[tuple[Any, dict[str, Any]]] = []
         for program in self.programs():
             nodes = self._nodes(program)
             shown = [n for n in nodes.values() if n.states >> SHOWING & 1 and n.role and "Component" in n.interfaces][:MOST]
             shown += [cell for n in shown if n.states >> MANAGES & 1 for cell in self._cells(n)]
-            pid = self._fill(program, shown)
+            pid = self._fill(program, [*shown, *(n for n in nodes.values() if n.parent[1] == ROOT)])
+            for n in shown:
+                n.window = _window_of(nodes, n, windows)
             found += [(n.key, self._row(n, pid)) for n in shown if n.box[2] > 0 and n.box[3] > 0 and (n.name or n.text or n.role not in SILENT)]
         for box, window, data in windows:
             found += self._ours(box, window, data)
@@ -128,6 +144,8 @@ class Access:
         (found,) = self._many([self._call(table.key, "Accessible", "GetChildren")])
         keys = [(str(k[0]), str(k[1])) for k in (found[0] if found else [])[:MOST_CELLS] if k[1] != NULL]
         nodes = [n for n in self._asked(keys) if n.states >> SHOWING & 1]
+        for n in nodes:
+            n.parent = table.key
         for nameless in [n for n in nodes if not n.name]:  # an icon and a text side by side, say
             (parts,) = self._many([self._call(nameless.key, "Accessible", "GetChildren")])
             names = [part.name for part in self._asked([(str(k[0]), str(k[1])) for k in (parts[0] if parts else [])]) if part.name]
@@ -163,7 +181,7 @@ class Access:
     def _row(n: Node, pid: int) -> dict[str, Any]:
         words = {"focused": FOCUSED, "checked": CHECKED, "selected": SELECTED, "pressed": PRESSED}
         states = [w for w, bit in words.items() if n.states >> bit & 1] + ([] if n.states >> SENSITIVE & 1 else ["disabled"])
-        return {"role": n.role, "name": n.name, "box": n.box, "states": states, "text": n.text, "value": n.value, "pid": pid}
+        return {"role": n.role, "name": n.name, "box": n.box, "states": states, "text": n.text, "value": n.value, "pid": pid, "window": n.window}
 
     @staticmethod
     def _ours(window: list[int], number: int, data: bytes) -> list[tuple[Any, dict[str, Any]]]:
@@ -176,5 +194,5 @@ class Access:
         for each in told[:MOST]:
             x, y, w, h = each["box"]
             row = {"role": each["role"], "name": each["name"], "box": [window[0] + x, window[1] + y, w, h], "states": each["states"], "text": each["text"]}
-            rows.append(((str(number), each["path"]), {**row, "value": None, "pid": each["pid"]}))
+            rows.append(((str(number), each["path"]), {**row, "value": None, "pid": each["pid"], "window": number}))
         return rows
