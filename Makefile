@@ -66,11 +66,13 @@ bench: setup
 	$(BIN)/python benchmarks/train.py $(if $(PEERS),--peers $(PEERS) --peer-script $(TRAIN_PEER_SCRIPT))
 	$(BIN)/python benchmarks/nethack.py
 	$(BIN)/python benchmarks/web.py $(if $(PEERS),--peers $(PEERS) --peer-script $(WEB_PEER_SCRIPT))
+	$(BIN)/python benchmarks/gui.py
 	$(BIN)/python benchmarks/gpu_train.py --tiny
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 
 docs: setup
 	$(BIN)/python scripts/rooms.py > docs/rooms.svg
+	sh scripts/filmstrips.sh
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
 clean:

@@ -26,7 +26,7 @@ BUSY = 200_000
 """Nanoseconds of work in that moment that are no work."""
 DOUBLE = 0.08
 """Seconds after which two clicks are no double click, a little more than what programs are told (``gtk-double-click-time``)."""
-LATE = {"Gnumeric": 0.25, "Thunar": 0.15}
+LATE = {"Gnumeric": 0.25, "Thunar": 0.15, "Galculator": 0.3}
 """Programs that draw part of their window by a timer, and how long it takes at the most."""
 BUTTONS = ("Galculator",)
 """Programs in which a key presses a button, which takes no second press before it is let go."""
@@ -73,7 +73,7 @@ class Screen:
         self.root.change_attributes(event_mask=X.SubstructureNotifyMask | X.PropertyChangeMask)
         self.display.damage_query_version()
         self._damage = self.root.damage_create(damage.DamageReportNonEmpty)
-        self._drawn = self._changed = 0.0
+        self.drawn = self._changed = 0.0
         self._pongs: set[int] = set()
         self.pointer = (self.width // 2, self.height // 2)
         self._pressed, self._turns, self._clicked = 0.0, 0, (0.0, -1, -1)
@@ -324,7 +324,7 @@ class Screen:
         for _ in range(self.display.pending_events()):
             e, now = self.display.next_event(), time.monotonic()
             if e.type == self.display.extension_event.DamageNotify:
-                self._drawn = now
+                self.drawn = now
                 self.display.damage_subtract(self._damage, X.NONE, X.NONE)
             elif e.type in (X.MapNotify, X.UnmapNotify, X.DestroyNotify) or (
                 e.type == X.PropertyNotify and e.atom in (self._atom["_NET_CLIENT_LIST"], self._atom["_NET_ACTIVE_WINDOW"])
@@ -357,11 +357,11 @@ class Screen:
                 self.park()
                 mark, used = time.monotonic(), self._work()
             coming, quiet = self._changed > began - 0.05, LATE.get(self._program(active), QUIET)
-            due = max(max(self._drawn, mark) + (QUIET_NEW if coming else quiet), self._changed + QUIET_NEW if coming else 0.0, self._pressed + PRESSED)
-            now, drawn = time.monotonic(), self._drawn
+            due = max(max(self.drawn, mark) + (QUIET_NEW if coming else quiet), self._changed + QUIET_NEW if coming else 0.0, self._pressed + PRESSED)
+            now, drawn = time.monotonic(), self.drawn
             if now < due:
                 self._hear(due - now)
-                if self._drawn > drawn:
+                if self.drawn > drawn:
                     mark, used = time.monotonic(), self._work()
                 continue
             spent = self._work()

@@ -76,7 +76,7 @@ class Service:
         self.screen = Screen(env["DISPLAY"])
         self.screen.idle.add(env.pop("SERVER"))
         self._access: Any = None
-        self.env, self._sent = env, b""
+        self.env, self._sent, self._asked = env, b"", 0.0
         until(lambda: self.screen._property(self.screen.root, "_NET_CLIENT_LIST_STACKING") is not None, 3)
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -101,7 +101,8 @@ class Service:
         """What is there, and the bands that have changed since the last look (``whole``: all). For ``number`` see ``Access.read``."""
         s = self.screen
         windows = [w for n in s.clients() if (w := s.window(n))]
-        about: dict[str, Any] = {"windows": windows, "active": s.active(), "menus": s.menus(), "pointer": list(s.pointer)}
+        redraw = max(0.0, s.drawn - self._asked)
+        about: dict[str, Any] = {"windows": windows, "active": s.active(), "menus": s.menus(), "pointer": list(s.pointer), "redraw": redraw}
         if tree:
             about["tree"] = self.access().read([(w["box"], w["id"], s.told(w["id"])) for w in windows if w["shown"]], number)
         return self._bands(about, whole)
@@ -187,7 +188,7 @@ class Service:
                 while more := conversation.recv(1 << 16):
                     asked += more
                 try:
-                    request = json.loads(asked)
+                    request, self._asked = json.loads(asked), time.monotonic()
                     header, body = getattr(self, request.pop("op"))(**request)
                 except (ConnectionError, OSError):
                     raise
