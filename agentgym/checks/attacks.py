@@ -45,13 +45,14 @@ class Attack(Struct, frozen=True, forbid_unknown_fields=True):
 class AttackResult(Struct):
     """``held``: no task paid that does not call for exactly what the attack did. ``reward`` is the most that any paid.
 
-    ``status``: ``scored``, ``tampered``, ``invalid: …``, or ``not applicable`` where no tool fits.
+    ``status``: ``scored``, ``tampered``, ``invalid: …``, or ``not applicable`` where no tool fits. ``task`` is the first that paid.
     """
 
     name: str
     held: bool
     status: str
     reward: float
+    task: str = ""
 
 
 def load_attacks() -> list[Attack]:
@@ -146,6 +147,7 @@ def _play(env: AgentEnv, actions: Iterator[str] | Sequence[str], calls_for: Sequ
     if not asked_for:
         result.reward = max(result.reward, total)
         result.held = result.held and total <= 0.0
+        result.task = result.task or (env.task.id if total > 0.0 else "")
     return seen
 
 

@@ -102,7 +102,7 @@ def audit(subject: Subject, on_check: Callable[[Check], None] = lambda check: No
     noop, _ = _play(subject, "noop")
     add(Check("noop", "pass" if noop.success == 0 and noop.mean_reward <= 0 else "fail", f"success {noop.success}, reward {noop.mean_reward}"))
     attacks = under_attack(env, all_attacks(), subject.tasks)
-    broken = [a.name for a in attacks if not a.held]
+    broken = [f"{a.name} ({a.task or a.status})" for a in attacks if not a.held]
     used = sum(a.status != "not applicable" for a in attacks)
     add(Check("attacks", "fail" if broken else "pass", f"paid: {', '.join(broken)}" if broken else f"{used} held, {len(attacks) - used} not applicable"))
     return Report(env=subject.spec.id, passed=all(c.status != "fail" for c in checks), checks=checks, oracle=oracle, noop=noop, attacks=attacks)

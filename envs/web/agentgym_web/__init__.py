@@ -5,7 +5,7 @@ from pathlib import Path
 from agentgym.core import Capabilities
 from agentgym.registry import EnvSpec
 
-PER_TASK = {"train": 100, "dev": 10, "test": 10}
+PER_TASK = {"train": 400, "dev": 20, "test": 50}
 TASKS = tuple(Path(__file__).with_name("miniwob").joinpath("tasks.txt").read_text().split())
 
 MINIWOB = EnvSpec(
