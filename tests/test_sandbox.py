@@ -429,3 +429,28 @@ def test_clean_lists_then_removes_and_doctor_tells_the_kinds(monkeypatch):
     assert str(left) in run("clean")["removed"]["bwrap"] and not left.exists()
     kinds = {f["name"]: f["status"] for f in run("doctor")["findings"] if f["name"].startswith("sandbox")}
     assert kinds["sandbox bwrap"] == "ok" and set(kinds) == {"sandbox bwrap", "sandbox docker", "sandbox runsc"}
+
+
+SERVICE = """
+import os, socket, time
+s = socket.socket(socket.AF_UNIX); s.bind('/tmp/service'); s.listen(4)
+if os.fork(): raise SystemExit
+os.setsid()
+for fd in (1, 2): os.dup2(os.open('/dev/null', os.O_WRONLY), fd)
+while True:
+    c, _ = s.accept(); asked = b''
+    while more := c.recv(65536): asked += more
+    if asked == b'slow': time.sleep(30)
+    c.sendall(asked[::-1] * 3); c.close()
+"""
+
+
+def test_a_service_inside_is_asked_and_one_that_is_not_there_or_too_slow_is_no_fault(box):
+    with pytest.raises(ConnectionError, match="nothing answers"):
+        box.ask("/tmp/service", b"x")
+    assert box.exec(["python3", "-c", SERVICE]).code == 0
+    large = bytes(range(256)) * 4096
+    assert box.ask("/tmp/service", b"abc") == b"cba" * 3 and box.ask("/tmp/service", large) == large[::-1] * 3
+    with pytest.raises(ConnectionError, match="within 1 s"):
+        box.ask("/tmp/service", b"slow", seconds=1)
+    assert box.exec("echo still here").output == "still here\n"
