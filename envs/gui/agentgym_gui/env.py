@@ -261,7 +261,7 @@ def key(env: GuiEnv, keys: Annotated[str, Meta(max_length=60, examples=["Return"
     return env.do(["key", keys.strip()])
 
 
-def wait(env: GuiEnv, seconds: Annotated[int, Meta(ge=1, le=10)] = 1) -> str:
+def wait(env: GuiEnv, seconds: Annotated[int, Meta(ge=1, le=5)] = 1) -> str:
     """Let seconds pass."""
     return env.do(["wait", seconds])
 

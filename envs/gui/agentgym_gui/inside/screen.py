@@ -26,7 +26,7 @@ BUSY = 200_000
 """Nanoseconds of work in that moment that are no work."""
 DOUBLE = 0.08
 """Seconds after which two clicks are no double click, a little more than what programs are told (``gtk-double-click-time``)."""
-LATE = {"Gnumeric": 0.25, "Thunar": 0.15, "Galculator": 0.3}
+LATE = {"Gnumeric": 0.25, "Thunar": 0.15, "Galculator": 0.3, "Lxterminal": 0.1}
 """Programs that draw part of their window by a timer, and how long it takes at the most."""
 BUTTONS = ("Galculator",)
 """Programs in which a key presses a button, which takes no second press before it is let go."""
