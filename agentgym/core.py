@@ -23,6 +23,7 @@ from agentgym import errors
 from agentgym.episode import Episode, Tokens, Turn, digest
 from agentgym.grading import grade, grade_turn, require_valid
 from agentgym.messages import Action, Message, Tool, ToolSpec, parse_action, text_of
+from agentgym.picture import Packed, packed, unpacked
 from agentgym.spaces import Prose
 from agentgym.verdict import Json, StopReason, Term, Verdict
 
@@ -140,14 +141,11 @@ class Snapshot(Struct, frozen=True):
     episode: bytes
     scene: bytes
     malformed: int
-    picture: tuple[tuple[int, ...], bytes] | None = None
+    picture: Packed = None
 
 
 class Conversation(Struct, frozen=True):
-    """What a policy is asked. ``prefix`` are the tokens of the turns so far in this segment, where the policy gave any.
-
-    ``images`` belong to the last message: arrays ``[height, width, 3]`` of ``uint8``.
-    """
+    """What a policy is asked. ``prefix``: the tokens of the turns so far in this segment, if any; ``images`` (arrays) belong to the last message."""
 
     id: str
     messages: Sequence[Message]
@@ -362,11 +360,6 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self._status = "closed"
 
     @property
-    def pictures(self) -> Sequence[Any]:
-        """What a policy that sees is shown beside the messages: the screen as it is now, where observations have one."""
-        return () if self.screen is None or self._shown.screenshot is None else (self._shown.screenshot,)
-
-    @property
     def limits(self) -> Limits:
         """The limits of this episode, as enforced."""
         return msgspec.structs.replace(self.task.limits, **self._given_limits) if self._given_limits else self.task.limits
@@ -376,10 +369,8 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     def snapshot(self) -> Snapshot:
         """All that ``state_hash`` covers, and the record so far; outlives the environment."""
         self._require_running()
-        encode, shown = msgspec.msgpack.encode, self._shown.screenshot
-        picture = None if shown is None else (shown.shape, shown.tobytes())
-        scene = encode(msgspec.structs.replace(self._shown, screenshot=None))
-        return Snapshot(self.id, self.task, self._save(), encode(self.episode), scene, self._malformed, picture)
+        encode, scene = msgspec.msgpack.encode, msgspec.structs.replace(self._shown, screenshot=None)
+        return Snapshot(self.id, self.task, self._save(), encode(self.episode), encode(scene), self._malformed, packed(self._shown.screenshot))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot: the same ``state_hash``, the same future."""
@@ -391,8 +382,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self.episode = msgspec.msgpack.decode(snapshot.episode, type=Episode)
         self._load(snapshot.payload)
         scene = msgspec.msgpack.decode(snapshot.scene, type=Scene)
-        picture = None if snapshot.picture is None else np.frombuffer(snapshot.picture[1], np.uint8).reshape(snapshot.picture[0])
-        self._show(msgspec.structs.replace(scene, screenshot=picture))
+        self._show(msgspec.structs.replace(scene, screenshot=unpacked(snapshot.picture)))
 
     def fork(self, n: int, reseed: int | None = None) -> list[AgentEnv]:
         """``n`` independent environments at this point; with ``reseed``, fork ``i`` draws from ``reseed + i``."""

@@ -9,6 +9,19 @@ from typing import Any
 
 import numpy as np
 
+Packed = tuple[tuple[int, ...], bytes] | None
+"""A picture as its shape and bytes, or none."""
+
+
+def packed(frame: np.ndarray[Any, Any] | None) -> Packed:
+    """A picture that can be written."""
+    return None if frame is None else (frame.shape, frame.tobytes())
+
+
+def unpacked(data: Packed) -> np.ndarray[Any, Any] | None:
+    """A picture that was written."""
+    return None if data is None else np.frombuffer(data[1], np.uint8).reshape(data[0])
+
 
 def png(frame: np.ndarray[Any, Any]) -> bytes:
     """An array ``[height, width, 3]`` of ``uint8`` as a PNG file."""

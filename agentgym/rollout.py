@@ -228,7 +228,7 @@ class Rollout(Struct, frozen=True):
             began = time.perf_counter()
             left = None if meter is None else meter.tokens_left
             completion = await self._ask(
-                policy, Conversation(name, messages, tools, prefix, _least(self.max_tokens, left), _deadline(meter), job.seed, env.pictures), meter
+                policy, Conversation(name, messages, tools, prefix, _least(self.max_tokens, left), _deadline(meter), job.seed, _pictures(env)), meter
             )
             if isinstance(completion, StopReason):
                 await _call(env, env.end, completion)
@@ -357,6 +357,11 @@ def _invalid(episode: Episode, fault: Fault) -> Episode:
     episode.status, episode.stop_reason, episode.terms = "invalid", StopReason.FAULT, []
     episode.culprit, episode.fault = fault.culprit, str(fault)[:2000]  # type: ignore[assignment]  # Fault.culprit is one of Culprit
     return episode
+
+
+def _pictures(env: AgentEnv) -> Sequence[Any]:
+    """What a policy that sees is shown beside the messages: the screen as it is now, where observations have one."""
+    return () if env.screen is None or env._shown.screenshot is None else (env._shown.screenshot,)
 
 
 def _least(*limits: int | None) -> int | None:

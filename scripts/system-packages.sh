@@ -16,6 +16,7 @@ for each in Xvfb:xvfb openbox:openbox dbus-daemon:dbus mousepad:mousepad thunar:
     ristretto:ristretto; do
     command -v "${each%%:*}" >/dev/null 2>&1 || wanted="$wanted ${each##*:}"
 done
+ldconfig -p 2>/dev/null | grep -q libatomic.so.1 || wanted="$wanted libatomic1"
 [ -e /usr/libexec/at-spi-bus-launcher ] || wanted="$wanted at-spi2-core"
 [ -x /usr/bin/python3 ] || wanted="$wanted python3"
 /usr/bin/python3 -c 'import tkinter' >/dev/null 2>&1 || wanted="$wanted python3-tk"

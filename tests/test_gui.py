@@ -279,7 +279,7 @@ def test_a_person_plays_in_a_browser_tab(env):
     got = {}
 
     async def ask():
-        got["said"] = await live.act(Conversation("c", [{"role": "user", "content": "do it"}], images=env.pictures))
+        got["said"] = await live.act(Conversation("c", [{"role": "user", "content": "do it"}], images=(env._shown.screenshot,)))
 
     thread = threading.Thread(target=lambda: anyio.run(ask))
     thread.start()
