@@ -122,7 +122,7 @@ class GuiEnv(AgentEnv):
 
     def _scene(self, messages: list[Message], *, first: bool = False, malformed: bool = False, states: Iterable[str] = ()) -> Scene:
         seen, end, frame = self.desktop.seen, self._ended(), self.desktop.frame
-        screen = hashlib.blake2b(frame.tobytes(), digest_size=12).hexdigest()
+        screen = self.desktop.digest
         said = [str(m["content"]) for m in messages if m["content"] != "done"]
         shown = self._described(seen) if end is None else "The task has ended."
         text = "\n".join(filter(None, [*([self.task.instruction, ""] if first else []), *said, shown]))

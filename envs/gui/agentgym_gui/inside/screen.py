@@ -19,7 +19,7 @@ SPECIAL = {
     "pagedown": "Page_Down", "insert": "Insert", "menu": "Menu", "plus": "plus", "minus": "minus",
 }  # fmt: skip
 """Names of keys as people write them, beside those of X."""
-QUIET, QUIET_NEW, ANSWER, PRESSED, LIMIT = 0.012, 0.2, 2.5, 0.6, 5.0
+QUIET, QUIET_NEW, ANSWER, PRESSED, LIMIT = 0.010, 0.2, 2.5, 0.6, 5.0
 """Seconds without drawing after which a screen is taken for done; the same while windows come or go; within which a window must answer; for
 which a key may hold a button of a dialog before it is pressed (GTK waits for a quarter, and choosers of files for two); and in all."""
 BUSY = 200_000
@@ -79,6 +79,7 @@ class Screen:
         self._pressed, self._turns, self._clicked = 0.0, 0, (0.0, -1, -1)
         self._typed: dict[str, float] = {}
         self._programs: dict[int, str] = {}
+        self._floating: dict[int, Any] = {}
         self.idle = {"1", str(os.getpid())}
         self._keyboard()
         self.park()
@@ -287,14 +288,15 @@ class Screen:
         self._ask_manager(number, "_NET_MOVERESIZE_WINDOW", 0x301, x, y)
 
     def menus(self) -> list[list[int]]:
-        """The boxes of what has no frame: open menus, lists and hints."""
+        """The boxes of what has no frame: open menus, lists and hints. Known by what the display tells when windows come and go."""
+        self._hear(0)
         boxes = []
-        for child in self.root.query_tree().children:
+        for window in list(self._floating.values()):
             try:
-                about, shape = child.get_attributes(), child.get_geometry()
+                shape = window.get_geometry()
             except Exception:
                 continue
-            if about.override_redirect and about.map_state == X.IsViewable and shape.width > 20 and shape.height > 10:
+            if shape.width > 20 and shape.height > 10:
                 boxes.append([shape.x, shape.y, shape.width, shape.height])
         return boxes
 
@@ -326,9 +328,12 @@ class Screen:
             if e.type == self.display.extension_event.DamageNotify:
                 self.drawn = now
                 self.display.damage_subtract(self._damage, X.NONE, X.NONE)
-            elif e.type in (X.MapNotify, X.UnmapNotify, X.DestroyNotify) or (
-                e.type == X.PropertyNotify and e.atom in (self._atom["_NET_CLIENT_LIST"], self._atom["_NET_ACTIVE_WINDOW"])
-            ):
+            elif e.type in (X.MapNotify, X.UnmapNotify, X.DestroyNotify):
+                self._changed = now
+                self._floating.pop(e.window.id, None)
+                if e.type == X.MapNotify and e.override:
+                    self._floating[e.window.id] = e.window
+            elif e.type == X.PropertyNotify and e.atom in (self._atom["_NET_CLIENT_LIST"], self._atom["_NET_ACTIVE_WINDOW"]):
                 self._changed = now
             elif e.type == X.ClientMessage and e.client_type == self._atom["WM_PROTOCOLS"] and e.data[1][0] == self._atom["_NET_WM_PING"]:
                 self._pongs.add(int(e.data[1][2]))
