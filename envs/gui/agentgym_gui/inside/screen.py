@@ -19,7 +19,7 @@ SPECIAL = {
     "pagedown": "Page_Down", "insert": "Insert", "menu": "Menu", "plus": "plus", "minus": "minus",
 }  # fmt: skip
 """Names of keys as people write them, beside those of X."""
-QUIET, QUIET_NEW, ANSWER, PRESSED, LIMIT = 0.010, 0.2, 2.5, 0.6, 5.0
+QUIET, QUIET_NEW, ANSWER, PRESSED, LIMIT = 0.009, 0.2, 2.5, 0.6, 5.0
 """Seconds without drawing after which a screen is taken for done; the same while windows come or go; within which a window must answer; for
 which a key may hold a button of a dialog before it is pressed (GTK waits for a quarter, and choosers of files for two); and in all."""
 BUSY = 200_000
