@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from agentgym_gui.desk.env import horizon_of
-from agentgym_gui.desk.goal import Final, parts
+from agentgym_gui.desk.goal import Final, as_text, parts
 from agentgym_gui.desk.tasks import TEMPLATES
 from agentgym_gui.ground import HELD_OUT, PLACES, drawn, tasks_of, widgets
 from PIL import Image
@@ -120,6 +120,11 @@ def test_a_goal_is_judged_by_its_parts():
     good = Final({"a.txt": "x\r\n", "b.json": '{"n": 1}', "s.gnumeric": "sheet:…"}, {"g/k": "true"}, {"s.gnumeric": [["", ""], ["", "3"]]})
     assert all(parts(goal, good, "4", None).values())
     assert not parts(goal, good, "5", None)["answer"] and not parts(goal, good, "4", "no idea")["refusal"]
+    kept, shows = {"files": {"p.png": {"as": "p.png"}}}, {"shows": [{"program": "Galculator", "role": "text", "text": "5"}]}
+    assert parts(kept, Final({"p.png": "as:p.png"}), None, None)["p.png"] and not parts(kept, Final({"p.png": as_text(b"as:p.png")}), None, None)["p.png"]
+    for program in ("Galculator", "Mousepad"):  # the number typed into an editor is not what the calculator shows
+        row = {"program": program, "role": "text", "name": "", "text": "5"}
+        assert parts(shows, Final(tree=[row]), None, None)["shows 5"] == (program == "Galculator")
     wrong = msgspec.structs.replace(good, files={**good.files, "c.txt": ""}, cells={"s.gnumeric": [["3"]]})
     assert [n for n, so in parts(goal, wrong, "4", None).items() if not so] == ["s.gnumeric", "nothing else"]
 

@@ -25,14 +25,20 @@ def chain(b: Bench) -> Draft:
 def leave_shown(b: Bench) -> Draft:
     x, y = b.randrange(112, 989), b.randrange(12, 98)
     way = done([["type", f"{x}-{y}"], ["key", "Return"]])
-    return Draft(f"Leave the result of {x} minus {y} shown in the calculator.", way, {}, CALCULATOR, shows=[{"role": "text", "text": str(x - y)}])
+    return Draft(
+        f"Leave the result of {x} minus {y} shown in the calculator.",
+        way,
+        {},
+        CALCULATOR,
+        shows=[{"program": "Galculator", "role": "text", "text": str(x - y)}],
+    )
 
 
 @template("calculator")
 def by_buttons(b: Bench) -> Draft:
     x, y = b.randrange(112, 989), b.randrange(12, 98)
     way = done([["click", "toggle", c] for c in f"{x}+{y}="])
-    shown = [{"role": "text", "text": str(x + y)}]
+    shown = [{"program": "Galculator", "role": "text", "text": str(x + y)}]
     return Draft(f"By the buttons of the calculator, add {x} and {y}, and leave the result shown.", way, {}, CALCULATOR, shows=shown)
 
 

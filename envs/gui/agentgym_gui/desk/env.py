@@ -150,7 +150,8 @@ class DeskEnv(Critiqued, GuiEnv):
     def _artefacts(self) -> Mapping[str, bytes]:
         wanted = self.task.data["goal"]["files"]
         binary = {p: e.data for p, e in self.desktop.files().items() if e.type == "f" and "cells" in wanted.get(p, {})}
-        tree = self.desktop.peek() if self.task.data["goal"]["shows"] else []
+        programs = {w["pid"]: w["program"] for w in self.desktop.seen["windows"]}
+        tree = [{**r, "program": programs.get(r["pid"], "")} for r in self.desktop.peek()] if self.task.data["goal"]["shows"] else []
         try:
             cells = sheets.converted(binary, self.desktop.sandbox.kind)
         except Exception as error:

@@ -23,6 +23,8 @@ from agentgym.sandbox import Entry
 from agentgym.verdict import Json
 
 MOST_SHEET = 4 << 20
+MARKS = ("b64:", "as:", "sheet:")
+"""What stands for bytes; a text that begins like one is no text here, so that nobody can write what stands for a file."""
 KEYFILE = ".config/glib-2.0/settings/keyfile"
 
 
@@ -53,9 +55,10 @@ def as_text(data: bytes) -> str:
         if cells := re.findall(rb"<gnm:Cell [^>]*>[^<]*</gnm:Cell>", text):
             return "sheet:" + hashlib.blake2b(b"".join(sorted(cells)), digest_size=12).hexdigest()
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError:
-        return "b64:" + base64.b64encode(data).decode()
+        text = MARKS[0]
+    return "b64:" + base64.b64encode(data).decode() if text.startswith(MARKS) else text
 
 
 def settings_of(data: bytes) -> dict[str, str]:
@@ -77,7 +80,9 @@ def parts(goal: Mapping[str, Json], final: Final, said: str | None, refused: str
     for name, value in goal.get("settings", {}).items():
         told[name] = final.settings.get(name) == value
     for shown in goal.get("shows", []):
-        told[f"shows {shown['text']}"] = any(r["role"] == shown["role"] and shown["text"] in (r["name"], str(r["text"]).strip()) for r in final.tree)
+        told[f"shows {shown['text']}"] = any(
+            r["program"] == shown["program"] and r["role"] == shown["role"] and shown["text"] in (r["name"], str(r["text"]).strip()) for r in final.tree
+        )
     if "answer" in goal:
         told["answer"] = said is not None and same(goal["answer"], said)
     told["refusal"] = refused is not None and goal["refusal"].casefold() in refused.casefold() if "refusal" in goal else refused is None
