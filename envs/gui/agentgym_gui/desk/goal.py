@@ -49,10 +49,10 @@ def as_text(data: bytes) -> str:
     """Bytes as text, where they are; a spreadsheet as its cells, since its file also says when it was written."""
     if data[:2] == b"\x1f\x8b":
         try:
-            text = zlib.decompressobj(31).decompress(data, MOST_SHEET)
+            inside = zlib.decompressobj(31).decompress(data, MOST_SHEET)
         except zlib.error:
-            text = b""
-        if cells := re.findall(rb"<gnm:Cell [^>]*>[^<]*</gnm:Cell>", text):
+            inside = b""
+        if cells := re.findall(rb"<gnm:Cell [^>]*>[^<]*</gnm:Cell>", inside):
             return "sheet:" + hashlib.blake2b(b"".join(sorted(cells)), digest_size=12).hexdigest()
     try:
         text = data.decode()
