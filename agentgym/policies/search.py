@@ -12,7 +12,7 @@ from msgspec import Struct
 from agentgym.core import AgentEnv, Completion, Conversation, Message, Policy, Verdict
 from agentgym.errors import PolicyFault, UsageError
 from agentgym.policies import attach, resolve
-from agentgym.registry import load
+from agentgym.registry import verifier
 from agentgym.verdict import Json
 
 
@@ -34,8 +34,8 @@ class Critic(Protocol):
 
 
 def critic(name: str) -> Critic:
-    """An installed critic, by its name in the group of verifiers. Raises ``UnknownName``, or ``UsageError`` for a verifier of another level."""
-    found: Critic = load("verifiers", name)()
+    """An installed critic, ``NAME`` or ``NAME:ARGUMENT``. Raises ``UnknownName``, or ``UsageError`` for a verifier of another level."""
+    found: Critic = verifier(name)
     if found.level != "action":
         raise UsageError(f"{name} is no critic of actions, but a verifier of level {found.level}")
     return found

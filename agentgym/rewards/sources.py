@@ -62,23 +62,49 @@ class Outcome(Spec, frozen=True):
 
 
 class Late(Spec, frozen=True):
-    """The verdict of a source that has state or a model (novelty, a judge), which the rollout writes into the record afterwards."""
+    """The verdict of a source that has state or a model (novelty, a judge), which the rollout writes into the record afterwards.
+
+    ``name`` is that of an installed source, with its argument behind a colon where it takes one: ``late('judge:careful.toml', level='outcome')``.
+    With level ``span`` terms lie on the characters that its verdicts of turns mark, as those of ``span`` do.
+    """
 
     name: str
-    level: Literal["step", "outcome"] = "step"
+    level: Literal["step", "outcome", "span"] = "step"
     needs: ClassVar[Need] = "source"
 
     def columns(self, table: Table) -> list[Column]:
         if self.level == "step":
             return [Column(self.name, "turn", "late", table.step(self.name, late=True))]
+        if self.level == "span":
+            return _marked(self.name, "span", "late", table)
         return [Column(self.name, "episode", "late", table.outcome(self.name, late=True))]
 
     def check(self, world: World, path: str) -> Level:
-        if self.name not in world.sources:
-            raise SpecError(path, f"no source {self.name!r} is installed{nearest(self.name, world.sources)}")
-        if world.sources[self.name] not in ("", self.level):
-            raise SpecError(path, f"source {self.name!r} gives {world.sources[self.name]} verdicts, not {self.level}")
-        return "turn" if self.level == "step" else "episode"
+        installed = self.name.partition(":")[0]
+        if installed not in world.sources:
+            raise SpecError(path, f"no source {installed!r} is installed{nearest(installed, world.sources)}")
+        levels: dict[str, Level] = {"step": "turn", "span": "span", "outcome": "episode"}
+        if world.sources[installed] not in ("", self.level):
+            raise SpecError(path, f"source {self.name!r} gives {world.sources[installed]} verdicts, not {self.level}")
+        return levels[self.level]
+
+
+def _marked(name: str, level: Level, known: Known, table: Table) -> list[Column]:
+    """A column for the first, second, … span of each turn, from the evidence ``spans`` of its verdict."""
+    rows = [
+        (e, t, k, *span)
+        for e, turns in enumerate(table.turns)
+        for t, turn in enumerate(turns)
+        if (verdict := (turn.late if known == "late" else turn.verdicts).get(name)) is not None and verdict.status == "scored"
+        for k, span in enumerate(verdict.evidence.get("spans", []))
+    ]
+    shape, out = (len(table.episodes), table.width), []
+    for k in range(max((r[2] for r in rows), default=-1) + 1):
+        value_ET, span_ETS = np.full(shape, np.nan), np.zeros((*shape, 2), dtype=np.int64)
+        for e, t, _, start, end, value in (r for r in rows if r[2] == k):
+            value_ET[e, t], span_ETS[e, t] = value, (start, end)
+        out.append(Column(name, level, known, value_ET, span_ETS))
+    return out
 
 
 class Span(Spec, frozen=True):
@@ -92,21 +118,7 @@ class Span(Spec, frozen=True):
     unit: Literal["chars", "tokens"] = "chars"
 
     def columns(self, table: Table) -> list[Column]:
-        rows = [
-            (e, t, k, *span)
-            for e, turns in enumerate(table.turns)
-            for t, turn in enumerate(turns)
-            if (verdict := turn.verdicts.get(self.name)) is not None and verdict.status == "scored"
-            for k, span in enumerate(verdict.evidence.get("spans", []))
-        ]
-        shape = (len(table.episodes), table.width)
-        out = []
-        for k in range(max((r[2] for r in rows), default=-1) + 1):
-            value_ET, span_ETS = np.full(shape, np.nan), np.zeros((*shape, 2), dtype=np.int64)
-            for e, t, _, start, end, value in (r for r in rows if r[2] == k):
-                value_ET[e, t], span_ETS[e, t] = value, (start, end)
-            out.append(Column(self.name, self._level, "turn", value_ET, span_ETS))
-        return out
+        return _marked(self.name, self._level, "turn", table)
 
     @property
     def _level(self) -> Level:
