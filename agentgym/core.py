@@ -435,8 +435,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         turn.duration_s = time.perf_counter() - began
         turn.state_hash, turn.anchor, turn.facts = self._hash, self._shown.anchor, self._shown.facts
         episode = self.episode
-        view = EpisodeView(self.task, episode)
-        turn.verdicts = grade_turn(self.verifiers, view)
+        turn.verdicts = grade_turn(self.verifiers, EpisodeView(self.task, episode))
         if reason is not None:
             self._status = "over"
             episode.stop_reason, episode.closing = reason, self._shown.messages

@@ -2,5 +2,6 @@
 
 from agentgym_verifiers.process.before import Critiqued, critiqued
 from agentgym_verifiers.process.critics import Asked, Careful
+from agentgym_verifiers.process.judged import Judged
 
-__all__ = ["Asked", "Careful", "Critiqued", "critiqued"]
+__all__ = ["Asked", "Careful", "Critiqued", "Judged", "critiqued"]

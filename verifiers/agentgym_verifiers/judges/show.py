@@ -1,0 +1,65 @@
+"""An episode as a judge reads it: quoted line by line, so that nothing in it can speak for the judge, its end, or its verdict."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from agentgym.core import EpisodeView
+from agentgym.episode import Episode
+
+MARK = "| "
+"""Begins every line of an episode that a judge is shown."""
+
+LONGEST = 4_000
+"""Characters of one message; the middle of a longer one is left out."""
+
+_BLANK = re.compile(r"\s+")
+
+
+def visible(text: str) -> str:
+    """Text without what cannot be seen: control and format characters, tags, variation selectors. Line breaks and tabs stay."""
+    kept = "\u200d"  # joins emoji; alone it is invisible too, so it goes with the rest
+    text = text.replace("\r\n", "\n").replace(kept, "")
+    return "".join(c for c in text if c in "\n\t" or not (unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn") or "\ufe00" <= c <= "\ufe0f"))
+
+
+def quoted(text: str, longest: int = LONGEST) -> str:
+    """Every line of it behind the mark, whatever else breaks lines made a break too."""
+    text = visible(text)
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}\n[… {len(text) - longest} characters left out …]\n{text[-longest // 2 :]}"
+    return "\n".join(MARK + line for line in text.splitlines() or [""])
+
+
+def shown(episode: Episode, instruction: bool = True) -> str:
+    """The whole episode: each message and each action under a heading of its own, the actions numbered from 0."""
+    out = []
+    for number, turn in enumerate(episode.turns):
+        messages = turn.observation if instruction or number else [m for m in turn.observation if m["role"] not in ("system", "user")]
+        out += [f"[{_who(m['role'])}]\n{quoted(str(m['content']))}" for m in messages]
+        out.append(f"[action {number}]\n{quoted(turn.action)}" + (f"\n[this action was malformed: {turn.problem}]" if turn.problem else ""))
+    out += [f"[{_who(m['role'])}]\n{quoted(str(m['content']))}" for m in episode.closing]
+    return "\n".join(out)
+
+
+def _who(role: str) -> str:
+    return {"system": "rules", "user": "world", "tool": "result"}.get(role, "world")
+
+
+def text_of(view: EpisodeView) -> str:
+    """All that was said in an episode, by anybody: where a quote has to occur."""
+    e = view.episode
+    said = [str(m["content"]) for t in e.turns for m in t.observation] + [t.action for t in e.turns] + [str(m["content"]) for m in e.closing]
+    return squeezed("\n".join(said))
+
+
+def squeezed(text: str) -> str:
+    """Visible text with every run of blanks as one, for comparison."""
+    return _BLANK.sub(" ", visible(text).replace(MARK, " ")).strip().casefold()
+
+
+def occurs(quote: str, text: str) -> bool:
+    """Whether a quote stands in a text that is ``squeezed`` already. An empty one, or one of two letters, is no evidence."""
+    squeezed_quote = squeezed(quote)
+    return len(squeezed_quote) > 2 and squeezed_quote in text
