@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio
 import msgspec
@@ -25,6 +25,9 @@ from agentgym.evaluation.transcript import transcript
 from agentgym.policies import resolve
 from agentgym.registry import spec
 from agentgym.rollout import Job, Rollout
+
+if TYPE_CHECKING:
+    from agentgym.evaluation.verifiers import VerifierResult
 
 
 class PlayConfig(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -46,6 +49,8 @@ class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True, rename={"with
 
     env: Annotated[str, Meta(description="environment id, or several with commas between")] = ""
     policy: Annotated[str, Meta(description="oracle, noop, random, replay:DIR, human, hf:PATH, openai:MODEL@URL")] = "oracle"
+    verifier: Annotated[str, Meta(description="evaluate this verifier instead of a policy: NAME[:ARGUMENT], or a reward spec of several")] | None = None
+    on: Annotated[str, Meta(description="the run or probe set that --verifier is evaluated on")] | None = None
     split: Annotated[str, Meta(description="split; default test where there is one")] | None = None
     reward: Annotated[str, Meta(description="reward spec")] = "outcome"
     tasks: Annotated[int, Meta(description="distinct tasks; default 100", ge=1)] | None = None
@@ -171,6 +176,10 @@ def _of_suite(config: EvalConfig, number: int, table: dict[str, Any]) -> EvalCon
 
 
 def evaluation(config: EvalConfig, screen: Screen) -> Answer:
+    if config.verifier is not None:
+        return _verifier(config)
+    if config.on is not None:
+        raise UsageError("--on is the set for a verifier: add --verifier NAME")
     if not config.env and not config.suite:
         raise UsageError("agentgym eval needs ENV (or --suite FILE); e.g. agentgym eval --env tools/desk --policy oracle --tasks 50 --out runs/oracle")
     if config.pack and not config.out:
@@ -187,6 +196,39 @@ def evaluation(config: EvalConfig, screen: Screen) -> Answer:
         return answer
     answers = [_one(run, screen) for run in runs]
     return Answer({"runs": [a.data for a in answers]}, Group(*(a.text for a in answers)), max(a.code for a in answers))
+
+
+def _verifier(config: EvalConfig) -> Answer:
+    from agentgym.evaluation.verifiers import evaluate_verifier
+
+    if config.on is None:
+        raise UsageError("--verifier needs --on RUN: a run's folder, or what agentgym export RUN --format probes wrote")
+    result = evaluate_verifier(str(config.verifier), Path(config.on), Path(config.out) if config.out else None, config.episodes)
+    return Answer(result, _of_verifier(result), 3 if result.valid == 0 else 0)
+
+
+def _of_verifier(result: VerifierResult) -> Group:
+    """What people read of a verifier: agreement with the rules, then what moved it that should not have."""
+    first = Table(title=f"{result.verifier} on {result.on}: {result.valid} valid, {result.invalid} invalid", title_justify="left", box=None)
+    for title in ("", "mean", "low", "high"):
+        first.add_column(title, justify="right" if title else "left")
+    named = {"accuracy": result.accuracy, "pairs": result.pairs, "one against many": result.one_vs_many}
+    for name, interval in {**named, **{f"best of {n}": i for n, i in result.best_of.items()}}.items():
+        if interval is not None:
+            first.add_row(name, *(f"{x:.3f}" for x in (interval.mean, interval.low, interval.high)))
+    alone = {"kappa": result.kappa, "calibration error": result.calibration, "Brier": result.brier, "least turn is the last": result.last_lowest}
+    for name, x in {**alone, **{f"first error, {k}": v for k, v in result.first_error.items()}, **{f"bias to {k}": v for k, v in result.bias.items()}}.items():
+        if x is not None:
+            first.add_row(name, f"{x:.3f}", "", "")
+    second = Table(title="probes", title_justify="left", box=None)
+    for title in ("", "episodes", "accuracy", "turned round", "moved by"):
+        second.add_column(title, justify="right" if title else "left")
+    for name, row in result.probes.items():
+        told = [f"{row[k]:.3f}" if k in row else "" for k in ("accuracy", "flipped", "moved")]
+        second.add_row(name, f"{row['episodes']:.0f}", *told)
+    said = ", ".join(f"{n} {k}" for k, n in sorted(result.calls.items()))
+    second.caption, second.caption_justify = f"{result.wall_s:.1f} s" + (f"; {said}" if said else ""), "left"
+    return Group(first, second)
 
 
 def _one(config: EvalConfig, screen: Screen) -> Answer:

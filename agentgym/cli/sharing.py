@@ -15,6 +15,7 @@ from agentgym.evaluation.bundle import opened, pack
 from agentgym.evaluation.compare import Comparison, Side, compare
 from agentgym.evaluation.export import FORMATS
 from agentgym.evaluation.filmstrip import filmstrip
+from agentgym.evaluation.probes import write_probes
 from agentgym.evaluation.regrade import episodes_of
 from agentgym.evaluation.report import write_report
 
@@ -55,7 +56,7 @@ class ExportConfig(Struct, forbid_unknown_fields=True):
     """A run, a format, and where to."""
 
     folder: Annotated[str, Meta(description="run folder, or a packed one")]
-    format: Annotated[str, Meta(description="atif, sts, openai, hf, parquet, html, filmstrip or bundle")] = "html"
+    format: Annotated[str, Meta(description="atif, sts, openai, hf, parquet, html, filmstrip, probes or bundle")] = "html"
     to: Annotated[str, Meta(description="file or folder to write; default beside the run, by the format's name")] | None = None
 
 
@@ -68,6 +69,7 @@ ENDINGS = {
     "atif": "-atif",
     "sts": "-sts",
     "hf": "-hf",
+    "probes": "-probes",
 }
 
 
@@ -83,7 +85,7 @@ def export_run(config: ExportConfig, screen: Screen) -> Answer:
             pack(folder, to)
             count = len(episodes_of(folder))
         else:
-            count = {**FORMATS, "html": write_report, "filmstrip": filmstrip}[config.format](folder, to)
+            count = {**FORMATS, "html": write_report, "filmstrip": filmstrip, "probes": write_probes}[config.format](folder, to)
     return Answer({"format": config.format, "episodes": count, "to": str(to)}, f"{count} episodes as {config.format} in {to}")
 
 

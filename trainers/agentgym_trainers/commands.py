@@ -61,6 +61,10 @@ def _options(config: Common) -> dict[str, Any]:
 
 
 def train(config: TrainConfig, screen: Screen) -> Answer:
+    if config.role == "verifier" and config.data:
+        from agentgym_trainers.teach import teach
+
+        return _answer(teach(msgspec.structs.replace(config, out=_placed(config.out, "verifier")), _logger(screen)))
     from agentgym_trainers.train import train as run
 
     if not config.resume:

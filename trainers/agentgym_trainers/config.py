@@ -46,6 +46,13 @@ class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):
 class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Train a policy by reinforcement learning: agentgym train --env tools/desk-v0 --option levels=1 --steps 20"""
 
+    role: Annotated[
+        str,
+        _says(
+            "what is trained: the policy, or a verifier (on the episodes of --data, or in an environment whose actions are verdicts)",
+            pattern="^(policy|verifier)$",
+        ),
+    ] = "policy"
     algo: Annotated[str, _says("algorithm: a recipe of named parts, see docs/training.md")] = "grpo"
     set: Annotated[dict[str, Any], _says("settings of the algorithm as key=value, repeatable: kl=0.01, clip_high=0.28, weights.negative=0.5")] = {}
     reward: Annotated[str, _says("reward spec of the environment; default the algorithm's, else outcome")] = ""

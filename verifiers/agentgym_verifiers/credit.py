@@ -11,6 +11,7 @@ from agentgym.core import AgentEnv, EpisodeView, Policy
 from agentgym.errors import Fault
 from agentgym.evaluation.transcript import messages_of
 from agentgym.messages import Message
+from agentgym.policies import resolve
 from agentgym.registry import make
 from agentgym.rollout import Job, Rollout
 from agentgym.verdict import StopReason, Verdict
@@ -117,20 +118,22 @@ class LeaveOneOut(Stateless):
 
 
 class MonteCarlo(Stateless):
-    """The value of the state after each turn, less that of the start: the mean outcome of ``n`` continuations by the policy itself.
+    """The value of the state after each turn, less that of the start: the mean outcome of ``n`` continuations, by the policy or by a ``prover``.
 
-    ``delta`` of it is each turn's credit. Where the environment can be forked, continuations start from a fork; else from a replay.
+    ``delta`` of it is each turn's credit. Where the environment can be forked, continuations start from a fork; else from a replay. The prover,
+    another policy (``late('onward:hf:PATH')``), says what a turn is worth to somebody else than who took it. Source of that: "Rewarding
+    Progress: Scaling Automated Process Verifiers for LLM Reasoning".
     """
 
     level: ClassVar[Literal["step"]] = "step"
     scope: ClassVar[Literal["episode"]] = "episode"
 
-    def __init__(self, n: int = 4) -> None:
-        self.n = n
+    def __init__(self, prover: str = "", n: int = 4) -> None:
+        self.n, self.prover = n, resolve(prover) if prover else None
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """A verdict for each turn; at the last it is the outcome itself."""
-        return [await self._of(view, policy) for view in views]
+        return [await self._of(view, self.prover or policy) for view in views]
 
     async def _of(self, view: EpisodeView, policy: Policy) -> list[Verdict]:
         turns = view.episode.turns
@@ -138,7 +141,7 @@ class MonteCarlo(Stateless):
         start = values[0]
         if start is None:
             return [Verdict.invalid("no continuation could be graded", "env")] * len(turns)
-        return [Verdict.invalid("no continuation could be graded", "env") if v is None else Verdict.scored(v - start) for v in values[1:]]
+        return [Verdict.invalid("no continuation could be graded", "env") if v is None else Verdict.scored(v - start, start=start) for v in values[1:]]
 
     async def _value(self, view: EpisodeView, policy: Policy, turn: int) -> float | None:
         """The mean outcome when the policy takes over before ``turn``."""

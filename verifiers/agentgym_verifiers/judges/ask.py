@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from agentgym.core import Conversation, Policy
-from agentgym.errors import Fault
+from agentgym.errors import ContextOverflow, Fault
 from agentgym.messages import Message
 from agentgym_verifiers.judges.answer import Unanswered, last_valid, schema_of
 
@@ -126,7 +126,7 @@ class Asker:
         async with self._room:
             try:
                 said = await self.policy.act(conversation)
-            except Fault as fault:
+            except (Fault, ContextOverflow) as fault:
                 self.counts["failed"] += 1
                 raise _Spent(str(fault)) from None
         for name, n in said.usage.items():
