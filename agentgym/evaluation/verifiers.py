@@ -264,9 +264,8 @@ def probes(found: Sequence[Judged]) -> dict[str, dict[str, float]]:
 def biases(found: Sequence[Judged]) -> dict[str, float]:
     """Rank correlations of values with length and with formatting among episodes of one label; and how often a judge of pairs stuck to a place."""
     out: dict[str, float] = {}
-    measures = {"length": lambda e: sum(len(t.action) for t in e.turns), "format": lambda e: sum(t.action.count(c) for t in e.turns for c in "#*`")}
-    for name, measure in measures.items():
-        sides = [[(float(measure(j.episode)), j.value) for j in found if j.label == label] for label in (0.0, 1.0)]
+    for name in ("length", "format"):
+        sides = [[(_measured(name, j.episode), j.value) for j in found if j.label == label] for label in (0.0, 1.0)]
         known = [(r, len(side)) for side in sides if (r := rank_correlation(side)) is not None]
         if known:
             out[name] = sum(r * n for r, n in known) / sum(n for _, n in known)
@@ -276,12 +275,18 @@ def biases(found: Sequence[Judged]) -> dict[str, float]:
     return out
 
 
+def _measured(name: str, episode: Episode) -> float:
+    """Characters of what the agent wrote, or those of them that format."""
+    actions = [t.action for t in episode.turns]
+    return float(sum(map(len, actions)) if name == "length" else sum(a.count(c) for a in actions for c in "#*`"))
+
+
 def rank_correlation(rows: Sequence[tuple[float, float]]) -> float | None:
     """Spearman's, ties at their mean rank; None where either side is constant."""
     if len(rows) < 3:
         return None
-    ranks = [_ranks(np.array([row[k] for row in rows])) for k in (0, 1)]
-    return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(r) > 0 for r in ranks) else None
+    a, b = (_ranks(np.array([row[k] for row in rows])) for k in (0, 1))
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
 
 
 def _ranks(x_M: Floats) -> Floats:

@@ -183,7 +183,7 @@ def parts(algorithm: Algorithm) -> dict[str, Callable[..., Any]]:
     from agentgym_trainers.advantage import ADVANTAGES
     from agentgym_trainers.objective import OBJECTIVES
     from agentgym_trainers.regulariser import EntropyBand
-    from agentgym_trainers.roles import Critic
+    from agentgym_trainers.roles import Critic, Process, RewardModel
 
     def pick(what: str, name: str, table: Mapping[str, Any]) -> Any:
         if name not in table:
@@ -205,7 +205,7 @@ def parts(algorithm: Algorithm) -> dict[str, Callable[..., Any]]:
         found["band"] = EntropyBand
     if advantage.values:
         found["critic"] = Critic
-    return found
+    return found | {name: {"process": Process, "reward_model": RewardModel}[name] for name in algorithm.roles}
 
 
 _OURS = {"paid", "batch", "now", "group", "groups", "size", "ids", "seed", "by", "how", "length", "model", "self"}

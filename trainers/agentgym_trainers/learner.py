@@ -69,8 +69,8 @@ class Learner:
             self.roles["reference"] = Reference(model, algorithm.refresh)
         if ADVANTAGES[algorithm.advantage].values:
             self.roles["value"] = Critic(model, **options_of(algorithm, Critic))
-        made: dict[str, Callable[[PreTrainedModel], Role]] = {"process": Process, "reward_model": RewardModel}
-        self.roles |= {name: made[name](model) for name in algorithm.roles}
+        made: dict[str, Callable[..., Role]] = {"process": Process, "reward_model": RewardModel}
+        self.roles |= {name: made[name](model, **options_of(algorithm, made[name])) for name in algorithm.roles}
         self.band = EntropyBand(**options_of(algorithm, EntropyBand)) if algorithm.band else None
         self.occupancy = Occupancy() if algorithm.occupancy else None
         self.mix = algorithm.auxiliary.get("imitation", 0.0)
@@ -213,7 +213,7 @@ class Learner:
         """What learned roles pay: an implicit reward to each turn, a reward model's number to the episode."""
         if "process" in self.roles:
             ledger = charged(ledger, -_by_turn(batch, batch.scored["process"], ledger))
-        if "reward_model" in self.roles:
+        if "reward_model" in self.roles and getattr(self.roles["reward_model"], "trusted", True):
             paid_BT = _by_turn(batch, batch.scored["reward_model"], ledger)
             ledger = replace(ledger, whole_B=ledger.whole_B + np.nansum(paid_BT, axis=1))
         return ledger

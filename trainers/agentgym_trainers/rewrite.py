@@ -62,8 +62,9 @@ def retold(episode: Episode, renderer: ChatRenderer, tools: Sequence[ToolSpec], 
 
 
 def critique_of(episode: Episode) -> str:
-    """What its verdicts say went wrong, as a hint."""
-    said = [v.critique for v in episode.verdicts.values() if v.critique]
+    """What its verdicts say went wrong, judges' among them, as a hint."""
+    late = [v for t in episode.turns for v in t.late.values()]
+    said = [v.critique for v in (*episode.verdicts.values(), *episode.late.values(), *late) if v.critique]
     seen = episode.closing[-1]["content"] if episode.closing else ""
     why = " ".join(said) or "It did not reach what the task asks for."
     return f"An earlier attempt failed. {why} The last thing it saw was: {str(seen)[:300]}" if seen else f"An earlier attempt failed. {why}"

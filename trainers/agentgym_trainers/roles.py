@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal, Protocol
 
@@ -165,15 +166,25 @@ class Process(_Learned):
 class RewardModel(_Learned):
     """Stream ``reward_model``: a number for the whole episode, read before its last sampled token, there and 0 elsewhere.
 
-    It goes on learning the outcomes of the policy's own episodes while the policy moves.
+    It goes on learning while the policy moves, from episodes that the rule confirms and from the failures that it likes best (``hard``: the share
+    of the failures that is learned, those of highest score). Where it agrees with the rule on less than ``trust`` of the last batches it is in
+    quarantine: it learns, and pays nothing. Source: "Cooper: Co-Optimizing Policy and Reward Models in Reinforcement Learning for Large
+    Language Models"; that it is set aside is ours.
     """
 
     name = "reward_model"
     whole = "episode"
 
-    def __init__(self, model: PreTrainedModel, lr: float = 1e-3) -> None:
-        self.head = _Headed(model)
+    def __init__(self, model: PreTrainedModel, lr: float = 1e-3, hard: float = 0.5, trust: float = 0.0) -> None:
+        self.head, self.hard, self.trust = _Headed(model), hard, trust
+        self.agreed: list[float] = []
+        self.start = self.head.head.weight.detach().clone()
         super().__init__(self.head, lr)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may pay."""
+        return len(self.agreed) >= 3 and sum(self.agreed[-5:]) / len(self.agreed[-5:]) >= self.trust if self.trust else True
 
     def _scores(self, batch: Batch) -> Tensor:
         at_M = sampled(batch)
@@ -187,8 +198,40 @@ class RewardModel(_Learned):
             out_N[index_M] = self._scores(batch.take(index_M))
         return torch.sigmoid(out_N) * (out_N != 0)
 
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Learn from what the rule confirms and from hard negatives, evenly; measure agreement with the rule, and drift, before."""
+        first_B = torch.nonzero(first(batch.episode_N))[:, 0]
+        right_B, score_B = batch.scored["outcome"][first_B] > 0.5, summed(batch.scored["reward_model"], batch.episode_N)[first_B]
+        self.agreed.append(float(((score_B > 0.5) == right_B).float().mean()))
+        weight_B = mined(right_B, score_B, self.hard)
+        share_N = torch.zeros(int(batch.episode_N.max()) + 1).index_put((batch.episode_N[first_B],), weight_B)[batch.episode_N]
+        row = super().update(batch.having(share=share_N))
+        drift = float((self.head.head.weight.detach() - self.start).norm())
+        return {**row, f"{self.name}_agreement": self.agreed[-1], f"{self.name}_drift": drift, f"{self.name}_trusted": float(self.trusted)}
+
     def loss(self, batch: Batch) -> Tensor:
         return _outcome_loss(summed(self._scores(batch), batch.episode_N), batch)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "agreed": self.agreed}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.agreed = list(state["agreed"])
+
+
+def mined(right_B: Tensor, score_B: Tensor, hard: float) -> Tensor:
+    """``[B]`` weights that sum to 1: half over all successes, half over the ``hard`` share of the failures that score highest.
+
+    All of it is on one side if the other is empty.
+    """
+    wrong = torch.nonzero(~right_B)[:, 0]
+    kept = wrong[torch.argsort(score_B[wrong], descending=True, stable=True)[: max(1, math.ceil(hard * len(wrong)))]] if len(wrong) else wrong
+    weight_B = torch.zeros(len(right_B))
+    sides = [side for side in (torch.nonzero(right_B)[:, 0], kept) if len(side)]
+    for side in sides:
+        weight_B[side] = 1 / (len(sides) * len(side))
+    return weight_B
 
 
 def _outcome_loss(logit_N: Tensor, batch: Batch) -> Tensor:
