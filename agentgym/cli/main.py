@@ -59,6 +59,8 @@ def split_verb(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
     pairs = {name.partition(".")[2]: name for name in installed("commands") if name.startswith(f"{argv[0]}.")}
     if not pairs:
         return argv[0], argv[1:]
+    if argv[0] in VERBS and (len(argv) < 2 or argv[1] not in pairs):
+        return argv[0], argv[1:]
     if len(argv) < 2 or argv[1].startswith("-"):
         raise UsageError(f"agentgym {argv[0]} needs one of: {', '.join(sorted(pairs))}")
     if argv[1] not in pairs:

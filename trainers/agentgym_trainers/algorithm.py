@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from agentgym.errors import UnknownName, UsageError
 from agentgym.registry import installed, load
+from agentgym_trainers.lesson import lessons
 
 
 class Algorithm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +88,8 @@ PRIMITIVES = {
     "variance_filter": "sampler:Refill", "rejection_sampling": "sampler:CHOICES", "task_curriculum": "sampler:Growing",
     "preference_loss": "objective:preference",
     "reward_conditioning": "rewrite:retold", "refine_loop": "rewrite:Hinted", "implicit_process_reward": "roles:Process", "outcome_critic": "roles:Critic",
-    "sibling_pairs": "rewrite:spliced",
+    "sibling_pairs": "rewrite:spliced", "reward_model_update": "roles:RewardModel", "label_confidence": "fitting:strengths",
+    "demonstration_reward": "teach:labels",
 }  # fmt: skip
 """Published primitives that are here, and where."""
 
@@ -97,6 +99,11 @@ def methods() -> dict[str, Any]:
     shown = [
         {**{k: row[k] for k in ("id", "paper", "kind", "primitives", "formula", "summary")}, "recipe": described(row), "algo": name}
         for name, row in rows().items()
+        if "id" in row
+    ]
+    shown += [
+        {**{k: row[k] for k in ("id", "paper", "kind", "primitives", "formula", "summary")}, "recipe": described(row), "algo": f"--role verifier --algo {name}"}
+        for name, row in lessons().items()
         if "id" in row
     ]
     return {"primitives": {name: f"agentgym_trainers.{where}" for name, where in PRIMITIVES.items()}, "method": shown}

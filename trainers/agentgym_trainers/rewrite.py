@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from agentgym_verifiers.process.refine import told
 
-from agentgym.core import AgentEnv, Completion, Conversation, Message, Policy, Tokens, ToolSpec
+from agentgym.core import AgentEnv, Completion, Conversation, Policy, Tokens, ToolSpec
 from agentgym.episode import Episode, Turn
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import OUTSIDE, valid
@@ -31,15 +32,6 @@ class Hinted:
     async def act(self, conversation: Conversation) -> Completion:
         hint = self.hints.get(self._task, "")
         return await self.policy.act(msgspec.structs.replace(conversation, messages=told(conversation.messages, hint)))
-
-
-def told(messages: Sequence[Message], text: str) -> list[Message]:
-    """Messages with a text added to the first that is from the user."""
-    at = next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
-    if not text or at is None:
-        return list(messages)
-    first = messages[at]
-    return [*messages[:at], {**first, "content": f"{first['content']}\n\n{text}"}, *messages[at + 1 :]]
 
 
 def retold(episode: Episode, renderer: ChatRenderer, tools: Sequence[ToolSpec], text: str = "") -> Episode:

@@ -22,7 +22,8 @@ from agentgym.episode import Episode, read_episodes
 from agentgym.errors import UsageError
 from agentgym.evaluation.stats import Interval, wilson
 from agentgym_trainers.config import TrainConfig
-from agentgym_trainers.lesson import Lesson, fit_pairs, label_loss, lesson_of, strengths, treated
+from agentgym_trainers.fitting import fit_pairs, label_loss, strengths, treated
+from agentgym_trainers.lesson import Lesson, lesson_of
 from agentgym_trainers.model import load_model, tiny_model, tiny_tokenizer
 from agentgym_trainers.run import Log, Measured, TrainResult
 from agentgym_trainers.update import make_optimizer

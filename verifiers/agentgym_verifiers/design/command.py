@@ -76,6 +76,6 @@ async def _search(writer: Any, fields: Any, goal: str, episodes: Any, fitness: A
 
 
 NEW_REWARD = Command(
-    "new reward", "A model writes a reward; true success chooses.", "agentgym new reward --env tools/desk --policy openai:MODEL@URL --data runs/some", RewardConfig,
-    new_reward, ("env",),
+    "new reward", "A model writes a reward; true success chooses.", "agentgym new reward --env tools/desk --policy hf:PATH --data runs/some",
+    RewardConfig, new_reward, ("env",),
 )  # fmt: skip
