@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agentgym.core import Policy
 from agentgym.policies.search import Proposal
@@ -33,13 +34,10 @@ class Judged:
 
     def __init__(self, text: str = "", *, policies: Sequence[Policy] | None = None, **given: Any) -> None:
         self.judge = Judge(text, policies=policies, **given)
-        self._portal: BlockingPortal | None = None
 
     def __call__(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         """A verdict on each; ``invalid`` where there was no answer. It waits, and may be called in any thread."""
-        if self._portal is None:
-            self._portal = start_blocking_portal().__enter__()
-        return self._portal.call(self._all, proposals)
+        return asyncio.run_coroutine_threadsafe(self._all(proposals), _beside()).result()
 
     async def _all(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         actions = sorted({p.action for p in proposals})
@@ -83,3 +81,11 @@ def _said(proposal: Proposal) -> str:
     told = "\n".join(f"[{m['role']}]\n{quoted(str(m['content']))}" for m in proposal.messages)
     known = "\n".join(f"{k}: {v}" for k, v in proposal.consequences.items())
     return f"{told}\n[what the world says would come of it]\n{quoted(known)}" if known else told
+
+
+@cache
+def _beside() -> asyncio.AbstractEventLoop:
+    """A loop in a thread of its own, for callers that are themselves within one; it ends with the process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="agentgym-critic", daemon=True).start()
+    return loop
