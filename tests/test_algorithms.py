@@ -74,6 +74,18 @@ OWED = [
     "qweb",
     "words-as-beacons",
     "train-long-think-short",
+    "prime",
+    "cooper",
+    "coderl",
+    "pav",
+    "prm-lessons",
+    "hrm",
+    "helpsteer2-preference",
+    "polar",
+    "secrets-rm",
+    "crm",
+    "skywork-reward-v2",
+    "contrast-instructions",
 ]
 ASKED = ["grpo", "dr_grpo", "rloo", "reinforce_pp", "ppo", "dapo", "gspo", "cispo", "bnpo", "topr", "gigpo"]
 WARM = str(Path(agentgym_trainers.__file__).parent / "warm")

@@ -30,14 +30,14 @@ class DemoConfig(Struct, forbid_unknown_fields=True):
     steps: Annotated[int, Meta(description="reinforcement-learning updates", ge=0)] | None = None
 
 
-def _logger(screen: Screen) -> Callable[[str, dict[str, Any]], None]:
+def _logger(screen: Screen, what: str = "held-out greedy success", phases: str = "warm start") -> Callable[[str, dict[str, Any]], None]:
     """Progress of a run: a bar per phase, a line per evaluation."""
 
     def log(phase: str, row: dict[str, Any]) -> None:
         if phase == "eval":
-            screen.say(f"held-out greedy success after {row['step']} updates: {row['success']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+            screen.say(f"{what} after {row['step']} updates: {row['success']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
         elif phase == "warm":
-            screen.progress("warm start", row["step"], row["of"], f"loss {row['loss']:.4f}")
+            screen.progress(phases, row["step"], row["of"], f"loss {row['loss']:.4f}")
         else:
             screen.progress(
                 "training", row["step"], row["of"], f"success {row['success']:.3f}  reward {row['reward']:.3f}  entropy {row.get('entropy', 0):.2f}"
@@ -60,16 +60,54 @@ def _options(config: Common) -> dict[str, Any]:
     return with_sandbox(config.env, config.option, config.sandbox)
 
 
+def varied(config: TrainConfig) -> list[tuple[str, TrainConfig]]:
+    """The cells of a one-at-a-time grid, by name: as given, then each value of each setting by itself. Everything else stays, the seed too.
+
+    Sources: "Part I: Tricks or Traps? A Deep Dive into RL for LLM Reasoning", "A Practitioner's Guide to Multi-turn Agentic Reinforcement Learning".
+    """
+    base = msgspec.structs.replace(config, vary={})
+    cells = [("base", base)]
+    for key, values in config.vary.items():
+        for text in str(values).split(","):
+            value = _value(text)
+            own = key in TrainConfig.__struct_fields__ and key not in ("set", "option", "vary", "out", "resume")
+            changed = {key: value} if own else {"set": {**config.set, key: value}}
+            cells.append((f"{key}={text}", msgspec.convert({**msgspec.to_builtins(base), **changed}, TrainConfig)))
+    return cells
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
 def train(config: TrainConfig, screen: Screen) -> Answer:
+    if config.vary:
+        out = _placed(config.out, "vary")
+        answers = {name: train(msgspec.structs.replace(cell, out=f"{out}/{name.replace('/', '-')}"), screen) for name, cell in varied(config)}
+        return Answer({"runs": [{"cell": n, **msgspec.to_builtins(a.data)} for n, a in answers.items()]}, _grid(answers), max(a.code for a in answers.values()))
     if config.role == "verifier" and config.data:
         from agentgym_trainers.teach import teach
 
-        return _answer(teach(msgspec.structs.replace(config, out=_placed(config.out, "verifier")), _logger(screen)))
+        return _answer(teach(msgspec.structs.replace(config, out=_placed(config.out, "verifier")), _logger(screen, "held-out labels right", "lesson")))
     from agentgym_trainers.train import train as run
 
     if not config.resume:
         config = msgspec.structs.replace(config, option=_options(config), out=_placed(config.out, "train"))
     return _answer(run(config, _logger(screen)))
+
+
+def _grid(answers: dict[str, Answer]) -> Table:
+    """The cells beside each other."""
+    table = Table(title="one setting at a time", title_justify="left", box=None)
+    for title in ("cell", "before", "after", "95% interval", "tokens"):
+        table.add_column(title, justify="left" if title == "cell" else "right")
+    for name, answer in answers.items():
+        r, m = answer.data, answer.data.after.success
+        table.add_row(name, f"{r.before.success.mean:.3f}", f"{m.mean:.3f}", f"{m.low:.3f} – {m.high:.3f}", f"{r.tokens_trained:,}")
+    return table
 
 
 def sft(config: SftConfig, screen: Screen) -> Answer:
@@ -99,13 +137,19 @@ def _answer(result: Any) -> Answer:
     table = Table(
         title=f"{result.env}: {result.algorithm}, reward {result.reward}, {result.steps} updates, {result.wall_s:.0f} s", title_justify="left", box=None
     )
-    for title in ("held-out tasks", "greedy success", "95% interval", "at temperature 1", "valid"):
+    taught = result.algorithm.startswith("verifier:")
+    for title in ("held-out tasks", "labels right" if taught else "greedy success", "95% interval", "at temperature 1", "valid"):
         table.add_column(title, justify="left" if title == "held-out tasks" else "right")
     for name, m in (("before", result.before), ("after", result.after)):
         bar = "█" * round(20 * m.success.mean) + "·" * (20 - round(20 * m.success.mean))
         sampled = f"{m.sampled.mean:.3f}" if m.sampled else "–"
         table.add_row(f"{name:<7}{bar}", f"{m.success.mean:.3f}", f"{m.success.low:.3f} – {m.success.high:.3f}", sampled, f"{m.valid}/{m.episodes}")
-    table.caption, table.caption_justify = "\n".join([warm_text(result), *(f"note: {n}" for n in result.notes), f"picture and episodes: {page}"]), "left"
+    table.caption, table.caption_justify = (
+        "\n".join(
+            [f"use it: rm:{result.checkpoint_after}" if taught else warm_text(result), *(f"note: {n}" for n in result.notes), f"picture and episodes: {page}"]
+        ),
+        "left",
+    )
     return Answer(result, table)
 
 

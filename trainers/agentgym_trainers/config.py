@@ -55,6 +55,9 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     ] = "policy"
     algo: Annotated[str, _says("algorithm: a recipe of named parts, see docs/training.md")] = "grpo"
     set: Annotated[dict[str, Any], _says("settings of the algorithm as key=value, repeatable: kl=0.01, clip_high=0.28, weights.negative=0.5")] = {}
+    vary: Annotated[
+        dict[str, Any], _says("also run with each of these values, one at a time, all else and the seeds the same: kl=0,0.01 or algo=ppo,rloo")
+    ] = {}
     reward: Annotated[str, _says("reward spec of the environment; default the algorithm's, else outcome")] = ""
     data: Annotated[str, _says("learn from the episodes of this run or bundle, and sample none")] = ""
     steps: Annotated[int, _says("reinforcement-learning updates", ge=0)] = 40

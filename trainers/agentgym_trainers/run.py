@@ -21,6 +21,7 @@ from agentgym.errors import UsageError
 from agentgym.evaluation.overlap import of_run, of_tasks, overlap
 from agentgym.evaluation.run import Plan, Result, evaluate, write_reward
 from agentgym.evaluation.stats import Interval
+from agentgym.evaluation.verifiers import rank_correlation
 from agentgym.quarantine import Quarantine
 from agentgym.registry import make, resolve
 from agentgym.rewards.settler import Settler
@@ -267,7 +268,7 @@ def result_of(run: Run, algorithm: str, reward: str, after: Measured, seconds: f
     """Sum a run up, in its folder too."""
     assert run.before is not None
     first, last = (str(checkpoint.folder_of(run.out, step)) for step in (0, run.step))
-    seen = [] if rank() else _contamination(run)
+    seen = [] if rank() else [*_contamination(run), *_mismatch(run.out)]
     notes = list(dict.fromkeys([*run.said, *run.quarantine.notes(), *(run.late.notes() if run.late else ()), *seen]))
     numbers = (run.engine.generated, run.tokens_trained, round(seconds, 2), str(run.out), run.notes, notes)
     result = TrainResult(resolve(run.config.env), algorithm, reward, run.step, run.before, after, first, last, *numbers)
@@ -283,6 +284,22 @@ def _contamination(run: Run) -> list[str]:
     held_out = make(config.env, split=config.eval_split, **config.option).taskset
     note = overlap(of_tasks(held_out, held_out.ids()[: config.eval_tasks]), of_run(run.out)).says("evaluated", "those trained on")
     return [note] if note else []
+
+
+def _mismatch(out: Path) -> list[str]:
+    """How far what was trained on agrees with what is wanted, over the evaluations of a run.
+
+    Source: "The Alignment Ceiling: Objective Mismatch in Reinforcement Learning from Human Feedback".
+    """
+    path = out / "metrics.jsonl"
+    rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    pairs = [(float(r["proxy"]), float(r["success"])) for r in rows if r["phase"] == "eval" and r.get("proxy") is not None]
+    found = rank_correlation(pairs)
+    if found is None:
+        return []
+    agreed = [float(r["reward_model_agreement"]) for r in rows if "reward_model_agreement" in r]
+    told = f"; the reward model agreed with the rule on {sum(agreed) / len(agreed):.2f} of the episodes" if agreed else ""
+    return [f"training reward and held-out success agree by {found:+.2f} (rank correlation of {len(pairs)} evaluations){told}"]
 
 
 class Once(EpisodeStore):

@@ -88,6 +88,7 @@ class FollowUp(Stateless):
         said: list[Message] = []
         for number, turn in enumerate(view.episode.turns):
             said += [*turn.observation, assistant_message(turn.action, turn.calls, number)]
+        said += view.episode.closing
         ask: Message = {"role": "user", "content": "What does the user say to that?"}
         good, bad = [await log_likelihood(self.policy, [*said, ask], text) / len(text) for text in (self.good, self.bad)]
         return Verdict.scored(1 / (1 + math.exp(max(-60.0, min(60.0, bad - good)))), good=good, bad=bad)
