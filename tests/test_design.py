@@ -10,7 +10,7 @@ from agentgym_verifiers.design.search import code_in
 from scripted import Model, episode, view
 
 import agentgym
-from agentgym.cli import main
+from agentgym.cli.main import guarded as main
 from agentgym.episode import encode
 from agentgym.errors import UsageError
 from agentgym.evaluation.verifiers import view_of

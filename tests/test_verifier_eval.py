@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scripted import Model, episode, score, view
 
 import agentgym
-from agentgym.cli import main
+from agentgym.cli.main import guarded as main
 from agentgym.core import Task
 from agentgym.episode import encode, read_episodes
 from agentgym.errors import CapabilityError, UsageError
@@ -233,7 +233,7 @@ def test_a_verifier_is_evaluated_by_name_or_as_a_spec_and_wrong_names_are_one_li
     found = json.loads(capsys.readouterr().out)
     assert found["valid"] == len(probed) and found["probes"]["noise"]["episodes"] == 5 and Path(found["out"], "verdicts.jsonl").exists()
     assert main(["eval", "--verifier", "combine([late('progress'), late('likeness')], form='min')", "--on", str(tmp_path / "set")]) == 0
-    assert "combine(late" in capsys.readouterr().out
+    assert "combine([late" in capsys.readouterr().out
     for flags, why in (
         (["--verifier", "progres", "--on", "x"], "episodes.jsonl"), (["--verifier", "progres", "--on", str(tmp_path / "set")], "progress"),
         (["--verifier", "careful", "--on", str(tmp_path / "set")], "judges actions"), (["--verifier", "progress"], "--on"), (["--on", "x"], "--verifier"),

@@ -16,7 +16,7 @@ from agentgym_trainers.train import train
 from scripted import quoted_lines
 
 from agentgym import make
-from agentgym.cli import main
+from agentgym.cli.main import guarded as main
 from agentgym.episode import read_episodes
 
 WARM = str(Path(agentgym_trainers.__file__).parent / "warm")

@@ -11,6 +11,7 @@ import anyio
 import msgspec
 from msgspec import Meta, Struct
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from agentgym.budget import Bounds, Prices
@@ -209,7 +210,7 @@ def _verifier(config: EvalConfig) -> Answer:
 
 def _of_verifier(result: VerifierResult) -> Group:
     """What people read of a verifier: agreement with the rules, then what moved it that should not have."""
-    first = Table(title=f"{result.verifier} on {result.on}: {result.valid} valid, {result.invalid} invalid", title_justify="left", box=None)
+    first = Table(title=escape(f"{result.verifier} on {result.on}") + f": {result.valid} valid, {result.invalid} invalid", title_justify="left", box=None)
     for title in ("", "mean", "low", "high"):
         first.add_column(title, justify="right" if title else "left")
     named = {"accuracy": result.accuracy, "pairs": result.pairs, "one against many": result.one_vs_many}

@@ -186,7 +186,7 @@ def _by_task(found: Sequence[Judged]) -> dict[str, tuple[list[float], list[float
     """By task, the values of its successes and of its failures."""
     out: dict[str, tuple[list[float], list[float]]] = {}
     for j in found:
-        out.setdefault(j.episode.task, ([], []))[j.label <= 0.5].append(j.value)
+        out.setdefault(j.episode.task, ([], []))[int(j.label <= 0.5)].append(j.value)
     return out
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from rich.markup import escape
 from rich.table import Table
 
 from agentgym.cli.command import Answer, Command
@@ -135,7 +136,7 @@ def _answer(result: Any) -> Answer:
 
     page = write_report(result)
     table = Table(
-        title=f"{result.env}: {result.algorithm}, reward {result.reward}, {result.steps} updates, {result.wall_s:.0f} s", title_justify="left", box=None
+        title=f"{result.env}: {result.algorithm}, reward {escape(result.reward)}, {result.steps} updates, {result.wall_s:.0f} s", title_justify="left", box=None
     )
     taught = result.algorithm.startswith("verifier:")
     for title in ("held-out tasks", "labels right" if taught else "greedy success", "95% interval", "at temperature 1", "valid"):

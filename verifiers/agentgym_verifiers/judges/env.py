@@ -252,7 +252,10 @@ def words_of(episode: Episode) -> str:
 
 
 def _few(action: str) -> str:
-    return " ".join(action.replace(OPEN, "").replace(CLOSE, "").split()[:8])
+    """Some words of an action that stand together in it: of its prose, else of its first call."""
+    prose, _, call = action.partition(OPEN)
+    chosen = prose if len(prose.split()) > 1 else call.partition(CLOSE)[0]
+    return " ".join(chosen.split()[:8])
 
 
 def split_of(task: str) -> str:
