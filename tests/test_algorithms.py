@@ -14,6 +14,7 @@ from agentgym_trainers.algorithm import Algorithm, known, methods, options_of, p
 from agentgym_trainers.config import TrainConfig
 from agentgym_trainers.gae import bi_level, gae, progress
 from agentgym_trainers.learner import Learner, Pace, moved_mix
+from agentgym_trainers.lesson import lessons
 from agentgym_trainers.objective import DIVERGENCES, OBJECTIVES, Scores, objective_loss
 from agentgym_trainers.paid import Paid, paid
 from agentgym_trainers.pairs import contrast, normalised_guide, score_text
@@ -156,7 +157,7 @@ def test_a_row_resolves_and_says_its_paper(name):
 
 @pytest.mark.parametrize("row", methods()["method"], ids=lambda r: r["id"])
 def test_a_method_is_whole(row):
-    assert all(row[k] for k in ("paper", "kind", "recipe", "primitives", "formula", "summary")) and row["algo"] in known()
+    assert all(row[k] for k in ("paper", "kind", "recipe", "primitives", "formula", "summary")) and row["algo"] in {**known(), **lessons()}
 
 
 @pytest.mark.parametrize("name", known())

@@ -669,4 +669,4 @@ def test_every_row_has_a_property_beyond_being_whole():
     elsewhere = {"co-reward", "rlpr", "ircoco", "r-to-q"}
     bare = {i for i, s in SPECS.items() if not {n.op for n in s.nodes()} & families and i not in ORDERS}
     assert bare - set(PROVED) == elsewhere, "their properties: sources in test_intrinsic.py, turns in this file, learned ones in test_learned_methods.py"
-    assert re.match(r"^[a-z0-9-]+$", "".join(ROWS).replace("_", ""))
+    assert re.match(r"^[a-z0-9.-]+$", "".join(ROWS).replace("_", ""))

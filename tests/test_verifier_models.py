@@ -28,7 +28,7 @@ from agentgym.episode import encode
 from agentgym.errors import CapabilityError, UnknownName, UsageError
 from agentgym.evaluation.verifiers import view_of
 from agentgym.policies import resolve
-from agentgym.verdict import Verdict
+from agentgym.verdict import EPISODE, Term, Verdict
 
 NOBODY = resolve("noop")
 
@@ -176,7 +176,7 @@ def test_losses_of_pairs_are_those_of_the_papers():
     assert preference_loss(gap, weight_P=torch.tensor([0.0, 2.0])).tolist() == pytest.approx([0.0, 2 * math.log1p(math.exp(1))])
 
 
-def linear(noise, lesson, seed=0, how=None, steps=300):
+def linear(noise, lesson, seed=0, steps=150):
     """A linear preference task with a share of labels turned round; the accuracy of each model on clean pairs."""
     rng = np.random.default_rng(seed)
     x, true = torch.tensor(rng.standard_normal((400, 12)), dtype=torch.float32), torch.tensor(rng.standard_normal(12), dtype=torch.float32)
@@ -192,7 +192,7 @@ def linear(noise, lesson, seed=0, how=None, steps=300):
         for m in range(members):
             torch.manual_seed(seed + m)
             net = torch.nn.Sequential(torch.nn.Linear(12, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
-            models.append((net, torch.optim.Adam(net.parameters(), lr=3e-3)))
+            models.append((net, torch.optim.Adam(net.parameters(), lr=6e-3)))
         if lesson.noise == "exchange":
             fit_pairs([(lambda at, n=n: n(x[at])[:, 0], o) for n, o in models], given, lesson, steps=steps, batch=64, seed=seed)
         else:
@@ -300,10 +300,11 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     lines = []
     for i in range(60):
-        for k in range(3):
-            good = k == 0
+        for k in range(4):
+            good = k < 2
             actions = ["find it", "close 42"] if good else ["find it", f"say done {k}"]
             e = episode(actions, id=f"{i}.{k}", task=f"task{i}", success=good)
+            e.terms = [Term("task", float(good), EPISODE, 1)]
             e.policy = "oracle" if good else "hf:tiny"
             e.provenance = {"probe": {"name": "plain", "of": e.id, "label": float(good), **({} if good else {"first_wrong": 1})}}
             lines.append(encode(e))
@@ -318,10 +319,10 @@ def taught(run, out, algo, **more):
 
 @pytest.mark.parametrize("algo", ["reward-model", "outcome", "step", "helpsteer", "expert", "contrast"])
 def test_a_verifier_is_trained_on_a_stored_run_and_used_by_name(run, tmp_path, algo):
-    result = taught(run, tmp_path / "v", algo)
+    result = taught(run, tmp_path / "v", algo, steps=30 if algo == "helpsteer" else 15)
     assert result.after.success.mean > 0.9 and result.before.success.mean < 0.6 and result.algorithm == f"verifier:{algo}"
     source = RewardModel(f"{tmp_path}/v/verifier")
-    good, bad = anyio.run(source.judge, [view(["find it", "close 42"]), view(["find it", "say done 1"])], NOBODY)
+    good, bad = anyio.run(source.judge, [view(["find it", "close 42"]), view(["find it", "say done 2"])], NOBODY)
     assert good[-1].value > bad[-1].value and source.level == ("step" if algo == "step" else "outcome")
     if algo == "step":
         assert bad[0].value > 0.5 > bad[1].value  # the first wrong turn, and not before
@@ -331,7 +332,7 @@ def test_a_verifier_is_trained_on_a_stored_run_and_used_by_name(run, tmp_path, a
 def test_ensembles_have_members_of_their_own_and_both_heads_agree_where_ratings_are_clean(run, tmp_path):
     taught(run, tmp_path / "e", "ensemble", set={"members": 2}, steps=6)
     a, b = (Scalar.load(f"{tmp_path}/e/verifier{n}") for n in ("", "-1"))
-    seen = [view(["find it", "close 42"]), view(["find it", "say done 1"])]
+    seen = [view(["find it", "close 42"]), view(["find it", "say done 2"])]
     assert a.scores(seen) != b.scores(seen)
     for name in ("denoised", "exchanged", "polar"):
         assert taught(run, tmp_path / name, name, steps=6).after.success.mean > 0.5

@@ -102,7 +102,7 @@ def methods() -> dict[str, Any]:
         if "id" in row
     ]
     shown += [
-        {**{k: row[k] for k in ("id", "paper", "kind", "primitives", "formula", "summary")}, "recipe": described(row), "algo": f"--role verifier --algo {name}"}
+        {**{k: row[k] for k in ("id", "paper", "kind", "primitives", "formula", "summary")}, "recipe": described(row), "algo": name, "role": "verifier"}
         for name, row in lessons().items()
         if "id" in row
     ]

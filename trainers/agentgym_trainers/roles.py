@@ -201,7 +201,9 @@ class RewardModel(_Learned):
     def update(self, batch: Batch) -> dict[str, float]:
         """Learn from what the rule confirms and from hard negatives, evenly; measure agreement with the rule, and drift, before."""
         first_B = torch.nonzero(first(batch.episode_N))[:, 0]
-        right_B, score_B = batch.scored["outcome"][first_B] > 0.5, summed(batch.scored["reward_model"], batch.episode_N)[first_B]
+        told_N = batch.scored.get(self.name, None)
+        score_B = summed(self.score(batch) if told_N is None else told_N, batch.episode_N)[first_B]
+        right_B = batch.scored["outcome"][first_B] > 0.5
         self.agreed.append(float(((score_B > 0.5) == right_B).float().mean()))
         weight_B = mined(right_B, score_B, self.hard)
         share_N = torch.zeros(int(batch.episode_N.max()) + 1).index_put((batch.episode_N[first_B],), weight_B)[batch.episode_N]

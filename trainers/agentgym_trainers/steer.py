@@ -39,19 +39,19 @@ class Steered(TransformersEngine):
         super().__init__(base, renderer, **settings)
         self.arms = list(arms)
 
-    @torch.no_grad()
     async def _generate(self, key: str, prompt: list[int], limit: int, seed: tuple[int, int]) -> Sampled:
         uniform = np.random.Generator(np.random.Philox(key=list(seed))).random(limit)
         ids, logprobs = list[int](), list[float]()
         for u in uniform:
             row = torch.tensor([[*prompt, *ids]])
-            found = [m(input_ids=row.to(m.device), use_cache=False, logits_to_keep=1).logits[0, -1].cpu() for m in (self.model, *(a for a, _ in self.arms))]
+            with torch.no_grad():
+                found = [m(input_ids=row.to(m.device), use_cache=False, logits_to_keep=1).logits[0, -1].cpu() for m in (self.model, *(a for a, _ in self.arms))]
             logits = steered_logits(found[0], found[1:], [w for _, w in self.arms])
             logp = torch.log_softmax(logits / self.temperature if self.temperature > 0 else logits, -1)
             below = logp.exp().double().cumsum(-1)
             chosen = int((below < u * below[-1]).sum().clamp(max=len(logp) - 1)) if self.temperature > 0 else int(logp.argmax())
             ids.append(chosen)
-            logprobs.append(float(logp[chosen]))
+            logprobs.append(logp[chosen].item())
             if chosen in self.renderer.stop_ids:
                 return Sampled(ids, logprobs, ["0"] * len(ids), "stop")
         return Sampled(ids, logprobs, ["0"] * len(ids), "length")

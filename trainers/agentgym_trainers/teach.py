@@ -72,7 +72,7 @@ def labels(episode: Episode, label: str, target: str = "") -> list[float]:
     if name == "policy":
         return [float(episode.policy == target)] * n
     if name == "first_wrong":
-        wrong = probe.get("first_wrong", None if episode.success else -1)
+        wrong = probe.get("first_wrong", None if probe.get("label", episode.success) else -1)
         return [float("nan")] * n if wrong == -1 else [float(wrong is None or t < wrong) for t in range(n)]
     if name == "late":
         return [_late(episode, t, rest) for t in range(n)]
@@ -144,7 +144,7 @@ def body(config: TrainConfig, episodes: Sequence[Episode], seed: int) -> tuple[P
         causal: PreTrainedModel = tiny_model(tokenizer, seed, context=config.context)
     else:
         causal, tokenizer = load_model(config.model)
-    settings = AutoConfig.for_model(**{**causal.config.to_dict(), "num_labels": 1, "classifier_dropout": 0.0})
+    settings = AutoConfig.for_model(**{**causal.config.to_dict(), "id2label": {0: "value"}, "label2id": {"value": 0}, "classifier_dropout": 0.0})
     model: PreTrainedModel = AutoModelForTokenClassification.from_config(settings).float()
     model.base_model.load_state_dict(causal.base_model.state_dict())
     torch.nn.init.zeros_(model.score.weight)

@@ -14,12 +14,15 @@ import anyio
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from agentgym.core import EpisodeView, Policy
 from agentgym.errors import UsageError
 from agentgym.verdict import Verdict
 from agentgym_verifiers.intrinsic.answers import Stateless
 from agentgym_verifiers.models.text import Read, read
+
+disable_progress_bar()  # a run shows its own progress
 
 TOKENS = 8192
 """Tokens of one forward pass, padding among them, unless an episode alone is longer."""

@@ -53,7 +53,8 @@ BEGIN = """seed => {
 class Reached(Struct, frozen=True):
     """The page's own reward, without its share for speed: 1 if it paid in full, what it paid if in part, 0 if nothing or less, or time ran out.
 
-    A few pages pay by degree, for a mouse that was in a circle some of the time, say; less than half is what luck gets there, and counts as 0.
+    A few pages pay by degree, for a mouse that was in a circle some of the time, say: trying everything gets three quarters there, following it nine
+    tenths. What is below 0.8 counts as 0.
     """
 
     level: ClassVar[Literal["outcome"]] = "outcome"
@@ -61,7 +62,7 @@ class Reached(Struct, frozen=True):
     def __call__(self, view: EpisodeView) -> Verdict:
         facts = view.episode.turns[-1].facts if view.episode.turns else {}
         raw = float(facts.get("raw", 0.0)) if facts.get("done") else 0.0
-        return Verdict.scored(min(1.0, raw) if raw >= 0.5 else 0.0, raw=raw, reason=str(facts.get("reason") or ""))
+        return Verdict.scored(min(1.0, raw) if raw >= 0.8 else 0.0, raw=raw, reason=str(facts.get("reason") or ""))
 
 
 @cache
