@@ -97,9 +97,10 @@ class OpenAI:
                 with anyio.fail_after(max(0.01, min(self.timeout_s, ends - time.monotonic()))):
                     async with session.post(self.url, data=msgspec.json.encode(body), headers=_headers()) as response:
                         content = await response.read()
-                why, wait = _why_not(response.status, content), _retry_after(response.headers.get("retry-after"), pause)
-                if not why:
-                    return msgspec.json.decode(content, type=_Response), waited
+                found = _answer_in(response.status, content)
+                if isinstance(found, _Response):
+                    return found, waited
+                why, wait = found, _retry_after(response.headers.get("retry-after"), pause)
             except (aiohttp.ClientError, TimeoutError) as error:
                 why = f"{type(error).__name__}: {error}"
             if time.monotonic() + wait >= ends:
@@ -142,8 +143,11 @@ def _headers() -> dict[str, str]:
     return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
-def _why_not(status: int, content: bytes) -> str:
-    """Empty for a usable answer, else what is transiently wrong with it.
+_RESPONSE = msgspec.json.Decoder(_Response)
+
+
+def _answer_in(status: int, content: bytes) -> _Response | str:
+    """A usable answer, or what is transiently wrong with it.
 
     Raises:
         ContextOverflow, PolicyFault: asking again would not help.
@@ -156,10 +160,10 @@ def _why_not(status: int, content: bytes) -> str:
             raise ContextOverflow(start)
         raise PolicyFault(f"HTTP {status}: {start}")
     try:
-        decoded = msgspec.json.decode(content, type=_Response)
+        decoded = _RESPONSE.decode(content)
     except msgspec.MsgspecError as error:
         return f"HTTP {status} with a body that is no chat completion ({error}): {start}"
-    return "" if decoded.choices else f"HTTP {status} with no choices"
+    return decoded if decoded.choices else f"HTTP {status} with no choices"
 
 
 def _retry_after(told: str | None, default: float) -> float:

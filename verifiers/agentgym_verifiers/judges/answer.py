@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -99,6 +100,7 @@ class Speech(Struct, forbid_unknown_fields=True):
     quotes: list[str] = []
 
 
+@cache
 def schema_of(kind: type[Struct]) -> Mapping[str, Any]:
     """The JSON schema of an answer, with its parts in place."""
     (found,), parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")

@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -32,9 +33,14 @@ class Question(Struct, Generic[A], frozen=True):
 
     def messages(self, objection: str = "") -> list[Message]:
         """As a conversation; after an answer that was none, with the reason."""
-        form = "First think, then answer with one JSON object and nothing after it. Its schema:\n" + msgspec.json.encode(schema_of(self.kind)).decode()
+        form = _form(self.kind)
         again = f"\n\nYour last answer did not count: {objection}" if objection else ""
         return [{"role": "system", "content": f"{self.role}\n\n{form}"}, {"role": "user", "content": self.matter + again}]
+
+
+@cache
+def _form(kind: type[Struct]) -> str:
+    return "First think, then answer with one JSON object and nothing after it. Its schema:\n" + msgspec.json.encode(schema_of(kind)).decode()
 
 
 class Cache:
@@ -68,6 +74,7 @@ class Asker:
     """One model that answers questions.
 
     Args:
+        name: what its answers are kept under; the policy's own name, if none is given.
         tries: attempts at a valid answer, each told what was wrong with the one before; a fault of the endpoint ends them (it retries itself).
         calls: how many may be made in all; beyond them everything is unanswered. 0: no limit.
         at_once: how many may be under way.
@@ -75,12 +82,21 @@ class Asker:
     """
 
     def __init__(
-        self, policy: Policy, *, tries: int = 3, calls: int = 0, at_once: int = 64, max_tokens: int = 1024, structured: bool = False, cache: Cache | None = None
+        self,
+        policy: Policy,
+        *,
+        tries: int = 3,
+        calls: int = 0,
+        at_once: int = 64,
+        max_tokens: int = 1024,
+        structured: bool = False,
+        cache: Cache | None = None,
+        name: str = "",
     ) -> None:
         self.policy, self.tries, self.calls, self.max_tokens, self.structured = policy, tries, calls, max_tokens, structured
-        self.cache, self.counts = cache or Cache(), Counter[str]()
+        self.name, self.cache, self.counts = name or policy.name, cache or Cache(), Counter[str]()
         self._at_once = at_once
-        self._room: anyio.CapacityLimiter | None = None
+        self._room: anyio.Semaphore | None = None
 
     async def ask(self, question: Question[A], sample: int = 0) -> A:
         """An answer. ``sample`` numbers independent ones to the same question.
@@ -122,7 +138,7 @@ class Asker:
             raise _Spent(f"the budget of {self.calls} judge calls is used up")
         self.counts["calls"] += 1
         if self._room is None:
-            self._room = anyio.CapacityLimiter(self._at_once)
+            self._room = anyio.Semaphore(self._at_once, fast_acquire=True)
         async with self._room:
             try:
                 said = await self.policy.act(conversation)
@@ -138,7 +154,7 @@ class Asker:
         return said.action
 
     def _key(self, question: Question[A], sample: int) -> bytes:
-        parts = [self.policy.name, str(getattr(self.policy, "temperature", "")), str(self.max_tokens), str(sample), question.role, question.matter]
+        parts = [self.name, str(getattr(self.policy, "temperature", "")), str(self.max_tokens), str(sample), question.role, question.matter]
         return hashlib.blake2b("\0".join([*parts, question.kind.__name__]).encode(), digest_size=20).digest()
 
 

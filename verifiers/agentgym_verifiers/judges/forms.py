@@ -329,6 +329,9 @@ async def together(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
         except Unanswered as error:
             out[i] = error
 
+    if len(calls) == 1:
+        await one(0)
+        return out
     async with anyio.create_task_group() as group:
         for i in range(len(calls)):
             group.start_soon(one, i)

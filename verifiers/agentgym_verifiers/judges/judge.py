@@ -117,7 +117,8 @@ class Judge(Stateless):
         cache = Cache(self.config.cache)
         limits = {n: getattr(self.config, n) for n in ("tries", "calls", "at_once", "max_tokens", "structured")}
         names = [self.config.model] if isinstance(self.config.model, str) else self.config.model
-        self.askers = [Asker(p, cache=cache, **limits) for p in policies or self._policies(names)]
+        known = [f"{p.name}#{i}" for i, p in enumerate(policies)] if policies else names
+        self.askers = [Asker(p, cache=cache, name=n, **limits) for p, n in zip(policies or self._policies(names), known, strict=True)]
         self.meta = [Asker(p, cache=cache, **limits) for p in self._policies([self.config.meta] if self.config.meta else [])]
 
     def _policies(self, names: Sequence[str]) -> list[Policy]:

@@ -17,11 +17,22 @@ LONGEST = 4_000
 _BLANK = re.compile(r"\s+")
 
 
+class _Visible(dict[int, int | None]):
+    """By code point, itself if it can be seen, None if not; looked up once."""
+
+    def __missing__(self, point: int) -> int | None:
+        c = chr(point)
+        hidden = c not in "\n\t" and (unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn") or "\ufe00" <= c <= "\ufe0f")
+        self[point] = None if hidden else point
+        return self[point]
+
+
+_VISIBLE = _Visible()
+
+
 def visible(text: str) -> str:
     """Text without what cannot be seen: control and format characters, tags, variation selectors. Line breaks and tabs stay."""
-    kept = "\u200d"  # joins emoji; alone it is invisible too, so it goes with the rest
-    text = text.replace("\r\n", "\n").replace(kept, "")
-    return "".join(c for c in text if c in "\n\t" or not (unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn") or "\ufe00" <= c <= "\ufe0f"))
+    return text.replace("\r\n", "\n").translate(_VISIBLE)
 
 
 def quoted(text: str, longest: int = LONGEST) -> str:
