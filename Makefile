@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e trainers
+PARTS  := -e '.[parquet,report,docker]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e trainers
 # nle pins the oldest gymnasium that is supported; the newest lies beside it, for the tests
 NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0
@@ -67,6 +67,8 @@ bench: setup
 	$(BIN)/python benchmarks/nethack.py
 	$(BIN)/python benchmarks/web.py $(if $(PEERS),--peers $(PEERS) --peer-script $(WEB_PEER_SCRIPT))
 	$(BIN)/python benchmarks/gui.py
+	$(BIN)/python benchmarks/verifiers.py
+	$(BIN)/python benchmarks/over_optimisation.py --out runs/over
 	$(BIN)/python benchmarks/gpu_train.py --tiny
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
 

@@ -323,7 +323,11 @@ def test_every_source_is_installed_under_its_name(monkeypatch):
         "onward",
     }
     for name in names:
-        made = load("verifiers", name)()
+        try:
+            made = load("verifiers", name)()
+        except UsageError as error:  # those that are nothing without a model or a file say so
+            assert f"{name}:" in str(error) or "a judge needs a model" in str(error)
+            continue
         assert made.level == "action" or (made.level in ("step", "outcome") and made.scope in ("episode", "group", "batch"))
     with pytest.raises(UsageError, match="before the act"):
         settler_of(make("tools/desk", reward="outcome('task') + late('careful')"))

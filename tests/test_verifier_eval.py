@@ -223,6 +223,33 @@ def test_the_distance_of_rewards_forgets_shaping_and_scale_and_is_a_distance():
     assert 0 < distance(r, other) < 1
 
 
+def test_a_verifier_that_is_measured_does_not_see_the_outcome(probed):
+    from agentgym.evaluation.verifiers import judged
+
+    seen = []
+
+    class Peeking:
+        level, scope = "outcome", "episode"
+
+        async def judge(self, views, policy):
+            seen.extend((v.episode.verdicts, v.episode.provenance, v.episode.terms) for v in views)
+            return [[Verdict.scored(0.5)] for _ in views]
+
+        def state(self):
+            return b""
+
+    import agentgym.evaluation.run as running
+
+    real, running.verifier = running.verifier, lambda name: Peeking()
+    try:
+        from agentgym.rewards import late
+
+        found, _ = anyio.run(judged, late("progress", level="outcome"), probed)
+    finally:
+        running.verifier = real
+    assert not any(any(row) for row in seen) and [j.label for j in found] == [e.provenance["probe"]["label"] for e in probed]
+
+
 # From the command line
 
 
@@ -267,6 +294,11 @@ def test_a_stored_run_is_a_task_set_for_judges_and_the_label_never_shows(tmp_pat
             assert end and info["verdicts"]["task"]["value"] == 1.0
     with pytest.raises(UsageError, match=r"episodes\.jsonl"):
         agentgym.make("judge/outcome", data="/nowhere")
+
+
+@pytest.mark.parametrize("name", ["outcome", "pair", "step"])
+def test_judging_passes_the_checks_of_any_environment(name, capsys):
+    assert main(["check", f"judge/{name}", "--tasks", "8"]) == 0
 
 
 def test_a_right_verdict_without_evidence_from_what_was_done_is_wrong():

@@ -97,10 +97,15 @@ def spec_of(text: str) -> Spec:
 
 
 async def judged(spec: Spec, episodes: Sequence[Episode]) -> tuple[list[Judged], dict[str, int]]:
-    """What a spec makes of the episodes of a set, and what its sources counted. Late verdicts in the records are not read, but asked for again."""
-    bare = [msgspec.structs.replace(e, late={}, terms=[], turns=[msgspec.structs.replace(t, late={}) for t in e.turns]) for e in episodes]
+    """What a spec makes of the episodes of a set, and what its sources counted. Late verdicts in the records are not read, but asked for again.
+
+    Sources see no outcome: that is what is to be found out.
+    """
+    bare = [_bare(e) for e in episodes]
     settler = settler_for(spec)
     await settler.settle([view_of(e) for e in bare], resolve("noop"))
+    for e, whole in zip(bare, episodes, strict=True):
+        e.verdicts, e.provenance = whole.verdicts, whole.provenance
     columns = spec.columns(Table(bare))
     whole_E = np.zeros(len(bare))
     turns_ET = None
@@ -122,6 +127,11 @@ async def judged(spec: Spec, episodes: Sequence[Episode]) -> tuple[list[Judged],
         for name, n in getattr(source, "counts", {}).items():
             calls[name] += n
     return out, dict(calls)
+
+
+def _bare(episode: Episode) -> Episode:
+    turns = [msgspec.structs.replace(t, late={}) for t in episode.turns]
+    return msgspec.structs.replace(episode, late={}, verdicts={}, terms=[], provenance={}, turns=turns)
 
 
 def _whole(turns: Sequence[float]) -> float:
