@@ -22,7 +22,7 @@ PROVED = {
     "crm": "test_verifier_models:test_two_models_that_exchange_their_easy_pairs_beat_one_under_noise_and_lose_nothing_without",
     "flr": "test_verifier_models:test_what_makes_a_pleased_user_likelier_scores_higher_and_nothing_is_trained_on_the_users_words",
     "helpsteer2-preference": "test_verifier_models:test_a_verifier_is_trained_on_a_stored_run_and_used_by_name",
-    "polar": "test_verifier_models:test_ensembles_have_members_of_their_own_and_both_heads_agree_where_ratings_are_clean",
+    "polar": "test_verifier_models:test_what_is_closer_to_a_reference_policys_attempt_scores_higher",
     "qwen2.5-math": "test_learned_methods:test_the_loop_of_self_improvement_is_a_list_of_commands",
     "reranker-self-training": "test_verifier_models:test_hard_negatives_are_the_failures_that_score_highest",
     "reward-topology": "test_verifier_models:test_merged_turns_keep_the_label_of_the_later_and_pairs_share_a_task",

@@ -334,8 +334,23 @@ def test_ensembles_have_members_of_their_own_and_both_heads_agree_where_ratings_
     a, b = (Scalar.load(f"{tmp_path}/e/verifier{n}") for n in ("", "-1"))
     seen = [view(["find it", "close 42"]), view(["find it", "say done 2"])]
     assert a.scores(seen) != b.scores(seen)
-    for name in ("denoised", "exchanged", "polar"):
+    for name in ("denoised", "exchanged"):
         assert taught(run, tmp_path / name, name, steps=6).after.success.mean > 0.5
+    taught(run, tmp_path / "g", "reward-model", set={"gold": True}, steps=6)
+    assert Scalar.load(f"{tmp_path}/g/gold").scores(seen) != Scalar.load(f"{tmp_path}/g/verifier").scores(seen)
+
+
+def test_what_is_closer_to_a_reference_policys_attempt_scores_higher(run, tmp_path):
+    """The reference told first at use as in the lesson; where there is none, there is no number."""
+    assert taught(run, tmp_path / "p", "polar").after.success.mean > 0.9
+    source = RewardModel(f"{tmp_path}/p/verifier|{run}")
+    of = lambda *a: msgspec.structs.replace(view(list(a)), task=msgspec.structs.replace(view(["x"]).task, id="task3"))  # noqa: E731
+    (same,), (other,), (none,) = anyio.run(source.judge, [of("find it", "close 42"), of("find it", "say done 2"), view(["x"])], NOBODY)
+    assert same.value > other.value and none.status == "invalid" and "no reference" in none.critique
+    with pytest.raises(UsageError, match="was taught with reference"):
+        RewardModel(f"{tmp_path}/p/verifier")
+    with pytest.raises(UsageError, match="no successful episode"):
+        RewardModel(f"{tmp_path}/p/verifier|{tmp_path}")
 
 
 def test_bad_lessons_and_data_are_refused_in_a_line(run, tmp_path):

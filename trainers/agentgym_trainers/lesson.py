@@ -28,6 +28,8 @@ class Lesson(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         merge: share of examples in which two neighbouring turns are one.
         reference: another episode of the target policy is told before each.
         members: how many are trained, from different seeds and orders.
+        gold: one more is taught on the held-out tasks alone (folder ``gold``): what the others are measured by, and never trained on. Its own
+            accuracy is unknown, and so it is no evidence of theirs on these tasks.
         options: ``share`` of the pairs that is taken for noise.
     """
 
@@ -44,6 +46,7 @@ class Lesson(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     merge: float = 0.0
     reference: bool = False
     members: int = 1
+    gold: bool = False
     options: dict[str, float] = {}
 
     @property

@@ -186,6 +186,11 @@ def teach(config: TrainConfig, log: Log) -> TrainResult:
     before = accuracy(pupils[0], tested, lesson, note, 0)
     notes = lessons_given(pupils, learned, lesson, config, note)
     after = accuracy(pupils[0], tested, lesson, note, config.steps)
+    if lesson.gold:
+        torch.manual_seed(config.seed + 1000)
+        gold = Pupil(body(config, episodes, config.seed + 1000)[0], tokenizer, lesson, config.lr, "gold")
+        notes += [f"gold, on the held-out tasks: {n}" for n in lessons_given([gold], tested, lesson, config, lambda phase, row: None)]
+        saved(gold, lesson, out / "gold")
     paths = [saved(p, lesson, out / ("verifier" if i == 0 else f"verifier-{i}")) for i, p in enumerate(pupils)]
     (out / "metrics.jsonl").write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in metrics))
     tokens = sum(len(e.read.ids) for e in learned)
@@ -347,7 +352,13 @@ def accuracy(pupil: Pupil, examples: list[Example], lesson: Lesson, log: Log, st
 
 def saved(pupil: Pupil, lesson: Lesson, folder: Path) -> Path:
     """A Hugging Face folder that says how it is read."""
-    pupil.scalar.model.config.agentgym = {"level": lesson.level, "reading": pupil.scalar.reading, "lesson": lesson.name, "label": lesson.label}
+    pupil.scalar.model.config.agentgym = {
+        "level": lesson.level,
+        "reading": pupil.scalar.reading,
+        "lesson": lesson.name,
+        "label": lesson.label,
+        "reference": lesson.reference,
+    }
     pupil.scalar.model.save_pretrained(folder, safe_serialization=True)
     pupil.scalar.tokenizer.save_pretrained(folder)
     return folder

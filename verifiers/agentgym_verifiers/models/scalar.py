@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 from transformers.utils.logging import disable_progress_bar
 
 from agentgym.core import EpisodeView, Policy
+from agentgym.episode import Episode, read_episodes
 from agentgym.errors import UsageError
 from agentgym.verdict import Verdict
 from agentgym_verifiers.intrinsic.answers import Stateless
@@ -33,11 +34,11 @@ Level = Literal["step", "outcome"]
 class Scalar:
     """A reward model that has been loaded. ``level`` and ``reading`` are in its configuration, where we wrote it.
 
-    ``reading``: ``sigmoid`` (a chance, or a preference's logit), ``identity`` (a regression). ``weight_noise`` disturbs the weights, for tests.
+    ``reading``: ``sigmoid`` (a chance, or a preference's logit), ``identity`` (a regression). ``reference``: it is told another attempt first.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, level: Level = "outcome", reading: str = "sigmoid", name: str = "model") -> None:
-        self.model, self.tokenizer, self.level, self.reading, self.name = model.eval(), tokenizer, level, reading, name
+    def __init__(self, model: Any, tokenizer: Any, level: Level = "outcome", reading: str = "sigmoid", name: str = "model", reference: bool = False) -> None:
+        self.model, self.tokenizer, self.level, self.reading, self.name, self.reference = model.eval(), tokenizer, level, reading, name, reference
         self.tokens = type(model).__name__.endswith("ForTokenClassification")
         self.longest = int(getattr(model.config, "max_position_embeddings", 0) or 0)
         if level == "step" and not self.tokens:
@@ -63,11 +64,18 @@ class Scalar:
             raise UsageError(f"no reward model can be loaded from {path!r}: {str(error).splitlines()[0][:200]}") from None
         about = getattr(config, "agentgym", None) or {}
         found: Any = level or about.get("level", "outcome")
-        return Scalar(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, found, about.get("reading", "sigmoid"), Path(path).name)
+        return Scalar(
+            model.to("cuda" if torch.cuda.is_available() else "cpu"),
+            tokenizer,
+            found,
+            about.get("reading", "sigmoid"),
+            Path(path).name,
+            bool(about.get("reference")),
+        )
 
-    def read(self, view: EpisodeView) -> Read:
-        """The ids of an episode and the ends of its turns."""
-        return read(view.episode, self.tokenizer, self.longest)
+    def read(self, view: EpisodeView, reference: Episode | None = None) -> Read:
+        """The ids of an episode and the ends of its turns; a reference attempt at the task is told before it."""
+        return read(view.episode, self.tokenizer, self.longest, reference)
 
     def logits(self, reads: Sequence[Read]) -> list[Tensor]:
         """For each episode ``[T]``, the raw number at the end of each turn; of a sequence classifier ``[1]``."""
@@ -86,9 +94,9 @@ class Scalar:
         return out
 
     @torch.no_grad()
-    def scores(self, views: Sequence[EpisodeView]) -> list[list[float]]:
+    def scores(self, views: Sequence[EpisodeView], references: Sequence[Episode | None] | None = None) -> list[list[float]]:
         """For each episode a number at every turn (level ``step``), or one."""
-        found = self.logits([self.read(v) for v in views])
+        found = self.logits([self.read(v, r) for v, r in zip(views, references or [None] * len(views), strict=True)])
         valued = [torch.sigmoid(x) if self.reading == "sigmoid" else x for x in found]
         return [[float(v) for v in (x if self.level == "step" else x[-1:])] for x in valued]
 
@@ -114,17 +122,42 @@ def _packed(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 
 class RewardModel(Stateless):
-    """A reward model as a source: ``late('rm:PATH', level='outcome')``, or of turns where it is one of turns: ``late('rm:PATH')``."""
+    """A reward model as a source: ``late('rm:PATH', level='outcome')``, or of turns where it is one of turns: ``late('rm:PATH')``.
+
+    One that was taught relative to reference attempts is told them: ``rm:PATH|RUN``, the first success at each task in a run's folder. An episode
+    of a task without one is ``invalid``.
+    """
 
     scope: Literal["episode"] = "episode"
 
     def __init__(self, path: str = "", *, model: Scalar | None = None) -> None:
         if not path and model is None:
             raise UsageError("rm needs a model: rm:PATH")
-        self.model = model or Scalar.load(path)
+        where, _, run = path.partition("|")
+        self.model = model or Scalar.load(where)
         self.level = self.model.level
+        if bool(run) != self.model.reference:
+            raise UsageError(
+                f"{where} {'was taught' if self.model.reference else 'was not taught'} with reference attempts: rm:PATH{'|RUN' if not run else ''}"
+            )
+        self.references = references_of(run) if run else None
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """A verdict for each turn, or one for the episode."""
-        found = await anyio.to_thread.run_sync(self.model.scores, views)
-        return [[Verdict.scored(v, model=self.model.name) for v in row] for row in found]
+        told = [None if self.references is None else self.references.get(v.task.id) for v in views]
+        known = [i for i, t in enumerate(told) if t is not None or self.references is None]
+        found = await anyio.to_thread.run_sync(self.model.scores, [views[i] for i in known], [told[i] for i in known]) if known else []
+        rows = dict(zip(known, found, strict=True))
+        return [[Verdict.scored(v, model=self.model.name) for v in rows[i]] if i in rows else self._none(views[i]) for i in range(len(views))]
+
+    def _none(self, view: EpisodeView) -> list[Verdict]:
+        return [Verdict.invalid(f"there is no reference attempt at {view.task.id}", "infra")] * (len(view.episode.turns) if self.level == "step" else 1)
+
+
+def references_of(run: str) -> dict[str, Episode]:
+    """By task, the first success in a run's folder. Raises ``UsageError`` where there is none."""
+    path = Path(run) / "episodes.jsonl"
+    found = {e.task: e for e in reversed(list(read_episodes(path))) if e.success} if path.is_file() else {}
+    if not found:
+        raise UsageError(f"{run} holds no successful episode to refer to")
+    return found
