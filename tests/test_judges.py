@@ -175,6 +175,8 @@ def test_a_yes_whose_quote_does_not_occur_is_a_no_and_what_depends_on_it_falls_t
     seen = view(["find the ticket", "close ticket 42"], answers=["id 42", "closed 42"])
     right = judged(Judge(policies=[checking({"look": "id 42", "close": "closed 42"})], form="checklist", criteria=criteria), seen)[0][0]
     assert right.value == 1.0 and right.critique is None
+    parroted = judged(Judge(policies=[checking({"look": "id 42", "close": "Close the ticket"})], form="checklist", criteria=criteria), seen)[0][0]
+    assert parroted.value == 0.25  # words of the task are no evidence
     invented = judged(Judge(policies=[checking({"look": "id 42", "close": "closed 43"})], form="checklist", criteria=criteria), seen)[0][0]
     assert invented.value == 0.25 and invented.critique == "not met: closed it"
     hanging = judged(Judge(policies=[checking({"look": "id 43", "close": "closed 42"})], form="checklist", criteria=criteria), seen)[0][0]
@@ -260,6 +262,7 @@ def test_a_judge_with_tools_is_right_where_it_needs_the_calculator_and_stays_wit
     for wrong in ("__import__('os')", "2 ** 9999", "1 / 0", "a + 1", "9" * 600):
         with pytest.raises(ToolError):
             value(wrong)
+    assert KIT["run_python"].run([], {"code": "print(6 * 7)"}) == "42\n" and "exit code 1" in KIT["run_python"].run([], {"code": "1 / 0"})
     assert KIT["search"].run(["a", "The Total is 7"], {"text": "total IS"}) == "2: The Total is 7"
 
 

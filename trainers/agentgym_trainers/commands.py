@@ -54,7 +54,8 @@ def _placed(out: str, verb: str) -> str:
 def _options(config: Common) -> dict[str, Any]:
     """The environment's options, the kind of sandbox among them. Names first, so that a wrong one costs nothing: torch takes seconds to import."""
     if not config.env:
-        raise UsageError("which environment? e.g. --env tools/desk-v0")
+        more = ", or --data RUN to teach a reward model from its episodes" if getattr(config, "role", "") == "verifier" else ""
+        raise UsageError(f"which environment? e.g. --env tools/desk-v0{more}")
     resolve(config.env)
     if isinstance(config, TrainConfig) and config.algo not in (table := known()):
         raise UnknownName("algorithm", config.algo, table)

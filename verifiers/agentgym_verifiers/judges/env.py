@@ -27,7 +27,7 @@ from agentgym.rewards import delta, outcome, standard, step
 from agentgym.rewards.spec import Spec
 from agentgym.verdict import Json
 from agentgym_verifiers.judges.kit import calculate, search
-from agentgym_verifiers.judges.show import MARK, occurs, shown, squeezed
+from agentgym_verifiers.judges.show import MARK, done_in, occurs, shown, squeezed
 
 SIZES = {"train": (0, 400), "dev": (400, 500), "test": (500, 600)}
 MADE_FROM = "tools/desk-v0"
@@ -236,14 +236,6 @@ def first_wrong_of(episode: Episode) -> int | None:
     probe: Any = episode.provenance.get("probe", {})
     found: int | None = probe.get("first_wrong", -1 if label_of(episode) else None)
     return found
-
-
-def done_in(episode: Episode) -> str:
-    """All that was done and came of it, without what was asked: where evidence has to stand."""
-    said = (
-        [t.action for t in episode.turns] + [str(m["content"]) for t in episode.turns[1:] for m in t.observation] + [str(m["content"]) for m in episode.closing]
-    )
-    return squeezed("\n".join(said))
 
 
 def words_of(episode: Episode) -> str:

@@ -17,7 +17,7 @@ from agentgym.core import EpisodeView
 from agentgym.verdict import Verdict
 from agentgym_verifiers.judges.answer import Checked, Drafted, Mark, Preference, Ranking, Score, Steps, Unanswered
 from agentgym_verifiers.judges.ask import Question
-from agentgym_verifiers.judges.show import occurs, shown, squeezed, text_of
+from agentgym_verifiers.judges.show import done_in, occurs, shown, squeezed
 
 A = TypeVar("A", bound=Struct)
 JUDGE = (
@@ -82,7 +82,7 @@ class Pointwise(Struct, frozen=True):
 
     async def _one(self, view: EpisodeView, ask: Ask) -> Verdict:
         low, high = self.scale
-        text = text_of(view)
+        text = done_in(view.episode)
 
         def why_not(answer: Score) -> str:
             if not low <= answer.score <= high:
@@ -227,7 +227,7 @@ class Checklist(Struct, frozen=True):
         """The text in which the quote has to stand: the whole episode, or what was done at one turn and came of it."""
         turns = view.episode.turns
         if criterion.turn is None or criterion.turn >= len(turns):
-            return text_of(view) if criterion.turn is None else ""
+            return done_in(view.episode) if criterion.turn is None else ""
         after = turns[criterion.turn + 1].observation if criterion.turn + 1 < len(turns) else view.episode.closing
         return squeezed("\n".join([turns[criterion.turn].action, *(str(m["content"]) for m in after)]))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from agentgym.core import EpisodeView
 from agentgym.episode import Episode
 
 MARK = "| "
@@ -58,11 +57,10 @@ def _who(role: str) -> str:
     return {"system": "rules", "user": "world", "tool": "result"}.get(role, "world")
 
 
-def text_of(view: EpisodeView) -> str:
-    """All that was said in an episode, by anybody: where a quote has to occur."""
-    e = view.episode
-    said = [str(m["content"]) for t in e.turns for m in t.observation] + [t.action for t in e.turns] + [str(m["content"]) for m in e.closing]
-    return squeezed("\n".join(said))
+def done_in(episode: Episode) -> str:
+    """All that was done and came of it, without what was asked: where evidence has to stand."""
+    said = [t.action for t in episode.turns] + [str(m["content"]) for t in episode.turns[1:] for m in t.observation]
+    return squeezed("\n".join([*said, *(str(m["content"]) for m in episode.closing)]))
 
 
 def squeezed(text: str) -> str:
