@@ -165,6 +165,46 @@ def test_pictures_and_words_in_one_space(tmp_path):
         TwoTower(str(tmp_path / "none"))
 
 
+def test_an_environment_with_a_screen_is_played_again_for_its_pictures(monkeypatch):
+    from agentgym_verifiers.models import similarity
+
+    class Screen:
+        screen, id, shown = (4, 4), "x/y-v0", 0
+
+        def step(self, action):
+            self.shown += 1
+            return ({"text": "", "screenshot": np.full((4, 4, 3), self.shown, dtype=np.uint8)},)
+
+        def close(self):
+            pass
+
+    class Bright:
+        def texts(self, texts):
+            return np.array([[1.0, 0.0]] * len(texts))
+
+        def pictures(self, pictures):
+            return np.array([[float(p.mean()), 1.0] for p in pictures])
+
+    monkeypatch.setattr(similarity, "again", lambda view: Screen())
+    ((dark, bright),) = anyio.run(Likeness(encoder=Bright()).judge, [view(["a", "b"])], NOBODY)
+    assert bright.value > dark.value
+    monkeypatch.setattr(similarity, "again", lambda view: type("Blind", (), {"screen": None, "id": "tools/desk-v0"})())
+    with pytest.raises(UsageError, match="has no screen"):
+        anyio.run(Likeness(encoder=Bright()).judge, [view(["a"])], NOBODY)
+
+
+def test_without_torch_the_line_that_brings_it_is_named(monkeypatch):
+    import importlib
+
+    import agentgym_verifiers.models as models
+
+    from agentgym.errors import MissingExtra
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"agentgym-verifiers\[models\]"):
+        importlib.reload(models)
+
+
 # Losses and labels
 
 
