@@ -27,6 +27,7 @@ VERBS = {
     "replay": "checking:REPLAY",
     "compare": "sharing:COMPARE",
     "export": "sharing:EXPORT",
+    "view": "view:VIEW",
     "new": "new:NEW",
     "doctor": "doctor:DOCTOR",
     "clean": "clean:CLEAN",

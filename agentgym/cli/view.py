@@ -1,0 +1,47 @@
+"""``view`` a run in a browser tab."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from agentgym.cli.command import Answer, Command
+from agentgym.cli.screen import Screen
+from agentgym.errors import MissingExtra
+
+
+class ViewConfig(Struct, forbid_unknown_fields=True):
+    """A run to look at, also while it is running."""
+
+    folder: Annotated[str, Meta(description="run folder")]
+    port: Annotated[int, Meta(description="port on the loopback interface; 0: any", ge=0, le=65535)] = 0
+    open: Annotated[bool, Meta(description="open a browser tab")] = False
+
+
+def view(config: ViewConfig, screen: Screen) -> Answer:
+    """Serve until interrupted. Raises ``RecordError`` where there is no run, ``MissingExtra`` without a server."""
+    try:
+        import uvicorn
+
+        from agentgym.view.app import Viewer
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "pip install 'agentgym-core[view]'") from None
+    viewer = Viewer(Path(config.folder))
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", config.port))
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={viewer.token}"
+    print(f"open {address}   (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    if config.open:
+        threading.Timer(0.5, webbrowser.open, (address,)).start()
+    uvicorn.Server(uvicorn.Config(viewer.app(), log_level="warning", access_log=False, lifespan="off")).run(sockets=[listening])
+    return Answer({"folder": config.folder, "episodes": len(viewer.index.rows)}, "")
+
+
+VIEW = Command("view", "Look at a run in a browser tab.", "agentgym view runs/oracle", ViewConfig, view, ("folder",))
