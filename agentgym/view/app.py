@@ -24,7 +24,7 @@ from agentgym.registry import make, spec
 from agentgym.view.index import ROWS, Index
 
 PAGE = Path(__file__).with_name("page.html")
-FIRST, WIDE, KEPT = 500, 640, 4
+FIRST, WIDE, KEPT = 200, 640, 4
 """Episodes read before the first answer; width of a picture; episodes whose pictures are kept."""
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'"
@@ -67,7 +67,7 @@ class Viewer:
 
     async def run(self, request: Request) -> Response:
         """What is known of the run as a whole. It may be running, cut, or half deleted."""
-        self.index.refresh(FIRST if not self.index.rows else 0)
+        self.index.refresh(1 if not self.index.rows else 0)
         about: dict[str, Any] = {"name": self.folder.resolve().name, **self.index.summary(), "env": "", "pixels": False, "reward": "", "result": None}
         for name, key in (("reward.toml", "reward"), ("result.json", "result")):
             with suppress(OSError, msgspec.MsgspecError):
@@ -81,16 +81,22 @@ class Viewer:
     async def episodes(self, request: Request) -> Response:
         """Rows from ``after`` on, and whether that is all there is for now."""
         after = int(request.query_params.get("after", "0") or 0)
-        whole = await anyio.to_thread.run_sync(self.index.refresh, ROWS)
+        whole = await anyio.to_thread.run_sync(self.index.refresh, ROWS if after else FIRST)
         rows = self.index.rows[after : after + ROWS]
         return _json({"rows": rows, "total": len(self.index.rows), "whole": whole and after + len(rows) >= len(self.index.rows)})
 
     async def episode(self, request: Request) -> Response:
         """One record, as it stands on disk."""
         try:
-            return Response(self.index.line(request.path_params["n"]), media_type="application/json")
+            return Response(await self._line(request.path_params["n"]), media_type="application/json")
         except IndexError:
             return PlainTextResponse("there is no such episode", 404)
+
+    async def _line(self, n: int) -> bytes:
+        """A record, read on as far as it takes. Raises ``IndexError`` if there is none."""
+        while n >= len(self.index.rows) and not await anyio.to_thread.run_sync(self.index.refresh, ROWS):
+            pass
+        return self.index.line(n)
 
     async def picture(self, request: Request) -> Response:
         """The screen before a turn, from playing the episode again."""
@@ -98,7 +104,7 @@ class Viewer:
         try:
             async with self._playing:
                 if n not in self._pictures:
-                    self._pictures[n] = await anyio.to_thread.run_sync(_played, decode(self.index.line(n)))
+                    self._pictures[n] = await anyio.to_thread.run_sync(_played, decode(await self._line(n)))
                     while len(self._pictures) > KEPT:
                         self._pictures.popitem(last=False)
             return Response(self._pictures[n][turn], media_type="image/png")
