@@ -68,6 +68,7 @@ bench: setup
 	$(BIN)/python benchmarks/web.py $(if $(PEERS),--peers $(PEERS) --peer-script $(WEB_PEER_SCRIPT))
 	$(BIN)/python benchmarks/gui.py
 	$(BIN)/python benchmarks/verifiers.py
+	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/over_optimisation.py --out runs/over
 	$(BIN)/python benchmarks/gpu_train.py --tiny
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
@@ -75,6 +76,7 @@ bench: setup
 docs: setup
 	$(BIN)/python scripts/rooms.py > docs/rooms.svg
 	sh scripts/filmstrips.sh
+	$(BIN)/python scripts/screenshots.py
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
 clean:

@@ -1,0 +1,161 @@
+"""Leaderboards: what reproduces is published, every kind of forgery is refused with its reason, and the page shows text alone."""
+
+import json
+import shutil
+
+import msgspec
+import pytest
+from agentgym_web.browser import chromium
+from playwright.sync_api import sync_playwright
+
+from agentgym.cli.main import guarded as main
+from agentgym.episode import decode, encode
+from agentgym.evaluation.bundle import pack, seal
+from agentgym.evaluation.leaderboard import Standing, examine, page, submit
+from agentgym.evaluation.run import Result
+from agentgym.evaluation.stats import Interval
+from agentgym.verdict import Verdict
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for policy in ("oracle", "random"):
+        assert main(["eval", "tools/desk", "--policy", policy, "--split", "dev", "--tasks", "24", "--out", str(folder / policy), "--json"]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    def of(policy="random"):
+        to = tmp_path / f"{policy}-copy"
+        shutil.rmtree(to, ignore_errors=True)
+        shutil.copytree(runs / policy, to)
+        return to
+
+    return of
+
+
+def episodes(folder):
+    return [decode(line) for line in (folder / "episodes.jsonl").read_bytes().splitlines(keepends=True)]
+
+
+def write(folder, found):
+    (folder / "episodes.jsonl").write_bytes(b"".join(map(encode, found)))
+
+
+def told(folder, **changed):
+    """Change the result's numbers."""
+    path = folder / "result.json"
+    path.write_bytes(json.dumps({**json.loads(path.read_bytes()), **changed}).encode())
+
+
+def test_honest_runs_are_published_graded_again_and_shown(runs, tmp_path, capsys):
+    board = tmp_path / "board"
+    for policy in ("oracle", "random"):
+        assert main(["leaderboard", "submit", str(runs / policy), "--board", str(board)]) == 0
+    capsys.readouterr()
+    assert main(["leaderboard", "verify", str(board), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert [f["accepted"] for f in found] == [True, True] and {f["standing"]["result"]["policy"] for f in found} == {"oracle", "random"}
+    assert all(f["file"].startswith("tools-desk-v0/") and len(f["standing"]["digest"]) == 64 for f in found)
+    assert main(["leaderboard", "build", str(board), "--json"]) == 0 and json.loads(capsys.readouterr().out)["rows"] == 2
+    assert main(["leaderboard", "submit", str(runs / "oracle"), "--board", str(board)]) == 0  # again: the same file, no second row
+    assert len(list(board.rglob("*.zip"))) == 2
+
+
+def flipped(folder):
+    found = episodes(folder)
+    for e in found:
+        e.verdicts = {"task": Verdict.scored(1.0)}
+        e.terms = [msgspec.structs.replace(t, value=1.0) for t in e.terms]
+    write(folder, found)
+    one = Interval(1.0, 0.9, 1.0)
+    told(folder, success=msgspec.to_builtins(one), reward=msgspec.to_builtins(one))
+
+
+def better_artefact(folder):
+    """Another final state than the one that was graded."""
+    path = next(p for p in (folder / "artefacts").rglob("*") if p.is_file() and p.stat().st_size > 1000)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def half(folder):
+    write(folder, episodes(folder)[::2])
+
+
+def invalid(folder):
+    found = episodes(folder)
+    for e in found[:3]:
+        e.status, e.fault, e.culprit = "invalid", "the container died", "infra"
+    write(folder, found)
+
+
+FORGERIES = {
+    "verdicts turned": (flipped, "comes out differently"),
+    "numbers of the result": (lambda f: told(f, success={"mean": 0.9, "low": 0.8, "high": 1.0, "method": "wilson"}), "its result says success 0.9000"),
+    "the artefact that decides": (better_artefact, "differently|cannot be graded|was changed|does not"),
+    "attempts left out": (half, "12 of 24 attempts are missing"),
+    "failures called invalid": (invalid, "12% of its episodes are invalid"),
+    "another policy's name": (lambda f: told(f, policy="gpt-9"), "its result is of gpt-9"),
+    "no result": (lambda f: (f / "result.json").unlink(), "no finished run"),
+    "trained on it": (lambda f: told(f, notes=["contamination: of 24 evaluated tasks 24 are among those that run trained on (a ~ a)"]), "was trained on tasks of this split"),
+    "another environment": (lambda f: (f / "config.toml").write_text((f / "config.toml").read_text().replace("tools/desk", "tools/dusk")), "cannot be made here"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_forged_bundle_is_refused_with_the_reason_even_under_a_fresh_seal(kind, copy, tmp_path):
+    import re
+
+    forge, why = FORGERIES[kind]
+    folder = copy()
+    forge(folder)
+    pack(folder, tmp_path / "forged.zip")
+    found = examine(tmp_path / "forged.zip")
+    assert not found.accepted and any(re.search(why, r) for r in found.reasons), found.reasons
+    assert not submit(tmp_path / "forged.zip", tmp_path / "board").accepted and not list((tmp_path / "board").rglob("*.zip"))
+
+
+def test_a_broken_seal_a_torn_file_the_training_split_and_too_few_are_refused(copy, tmp_path, capsys):
+    folder = copy()
+    told(folder, valid=23)  # not sealed again
+    assert "was changed" in examine(folder).reasons[0]
+    (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04 no zip")
+    assert not examine(tmp_path / "torn.zip").accepted and not examine(tmp_path / "none.zip").accepted
+    assert main(["eval", "tools/desk", "--policy", "random", "--split", "train", "--tasks", "5", "--out", str(tmp_path / "few"), "--json"]) == 0
+    reasons = " ".join(examine(tmp_path / "few").reasons)
+    assert "for training" in reasons and "at least 20" in reasons
+    capsys.readouterr()
+    assert main(["leaderboard", "submit", str(tmp_path / "few"), "--board", str(tmp_path / "board")]) == 1 and "is refused" in capsys.readouterr().out
+    assert main(["leaderboard", "verify", str(tmp_path / "nowhere")]) in (1, 2)
+    seal(folder)
+
+
+def standing(i, policy="policy"):
+    one = Interval(0.5 + (i % 50) / 100, 0.4, 0.9)
+    r = Result(
+        env=f"tools/desk{i % 12}-v0", policy=f"{policy}-{i}", split="test", episodes=100, valid=100, invalid=0, success=one, reward=one, metrics={}, pass_at={},
+        turns_mean=3.0, tokens=1000 * i, model_calls=1, wall_s=1.0, pass_hat={"1": 0.5, "4": 0.2},
+    )  # fmt: skip
+    return Standing(f"a/{i}.zip", "d" * 64, 10, r)
+
+
+def test_the_page_of_a_thousand_rows_is_light_and_nothing_in_it_is_markup(tmp_path):
+    evil = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    text = page([*(standing(i) for i in range(1000)), standing(1000, evil)])
+    assert len(text.encode()) < 1_000_000
+    (tmp_path / "index.html").write_text(text)
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.goto((tmp_path / "index.html").as_uri())
+        assert tab.locator("tr td:first-child").count() == 1001 and tab.locator("h2").count() == 12 and tab.title() == "agentgym leaderboard"
+        assert tab.locator("td img, td script").count() == 0
+        tab.fill("#find", "policy-7 desk7-")
+        assert tab.locator("tr td:first-child").first.text_content().startswith("policy-7")
+        first = tab.locator("table").first.locator("td:nth-child(2)").all_text_contents()
+        assert first == sorted(first, reverse=True)
+        tab.locator("th", has_text="success").first.click()
+        assert tab.locator("table").first.locator("td:nth-child(2)").all_text_contents() == sorted(first)
+        browser.close()
