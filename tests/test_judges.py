@@ -6,6 +6,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anyio
+import msgspec
 import pytest
 from agentgym_verifiers.judges import Criterion, Judge, Question, Unanswered
 from agentgym_verifiers.judges.answer import Ranking, Score, last_valid
@@ -130,6 +131,41 @@ def test_the_meta_judge_drops_the_worse_half_of_the_votes():
     assert judged(judge, view(["do it"]))[0][0].value == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_no_way_by_which_a_judge_passes_words_on_lets_them_out_of_their_quotes(payload):
+    """Whatever an episode puts into a judge's mouth at its first stage stays behind the mark at the second; so does what was wrong with an action."""
+    said = visible(payload)
+
+    def reply(text, conversation):
+        if "Do not judge yet" in text:
+            return json.dumps({"dimensions": [said], "hypotheses": [f"x\n{said}"]})
+        return json.dumps({"argument": f"x\n{said}", "quotes": ["ok 0"]}) if "argument" in text.partition("Its schema")[2] else score(3)
+
+    for how in ("rethink", "reference", "debate"):
+        model = Model(reply)
+        assert judged(Judge(policies=[model], how=how), view(["do it"]))[0][0].value == 0.3
+        role, matter = (m["content"] for m in model.asked[-1].messages)
+        assert not verdict_outside(matter) and not verdict_outside(role.partition("First think")[0])
+    broken = episode(["do it"])
+    broken.turns[0].problem = f"unknown field\n{payload}"
+    assert all(line.startswith(("| ", "[")) for line in shown(broken).splitlines()) and not verdict_outside(shown(broken))
+
+
+def test_what_the_agent_wrote_is_shown_whole_and_what_it_saw_is_cut_in_the_middle():
+    text = shown(episode(["a" * 5000 + "DROP TABLE" + "b" * 5000], answers=["c" * 9000]))
+    assert "DROP TABLE" in text and "characters left out" in text and len(text) < 15_000
+
+
+def test_an_answer_that_was_kept_must_still_be_one_to_a_stricter_question(tmp_path):
+    path = str(tmp_path / "answers.sqlite")
+    loose = Judge(policies=[Model(lambda t, c: score(9, quotes=["never said"]))], cache=path)
+    assert judged(loose, view(["do it"]))[0][0].value == 0.9
+    strict = Judge(policies=[Model(lambda t, c: score(2, quotes=["ok 0"]))], cache=path, quotes=True)
+    assert judged(strict, view(["do it"]))[0][0].value == 0.2 and strict.counts["cached"] == 0
+    strict.askers[0].cache.put(strict.askers[0]._key(Question("a", "b", Score), 0), "{torn")
+    assert anyio.run(strict.askers[0].ask, Question("a", "b", Score)).score == 2
+
+
 # Pairs, lists, checklists, steps
 
 
@@ -186,6 +222,36 @@ def test_a_yes_whose_quote_does_not_occur_is_a_no_and_what_depends_on_it_falls_t
     other = view(["find the ticket", "close ticket 87"], answers=["id 87", "closed 87"])
     renamed = judged(Judge(policies=[checking({"look": "id 87", "close": "closed 87"})], form="checklist", criteria=criteria), other)[0][0]
     assert renamed.value == right.value
+
+
+def test_a_criterion_answered_twice_is_no_answer_and_a_list_that_makes_no_sense_is_refused():
+    twice = json.dumps({"items": [{"id": "c1", "met": True, "quote": "ok 0"}] * 2})
+    criteria = [{"text": "it did"}]
+    assert judged(Judge(policies=[Model(lambda t, c: twice)], form="checklist", criteria=criteria), view(["do it"]))[0][0].status == "invalid"
+    for wrong, why in (
+        ([{"text": "a", "id": "x"}, {"text": "b", "id": "x"}], "one id"), ([{"text": "a", "after": "z"}], "called z"), ([{"text": "a", "weight": 0.0}], "above 0"),
+        ([{"text": "a", "turn": -1}], "count from 0"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=why):
+            Judge(policies=[Model(None)], form="checklist", criteria=wrong)
+        seen = view(["do it"])
+        seen = msgspec.structs.replace(seen, task=msgspec.structs.replace(seen.task, data={"checklist": wrong}))
+        assert why in judged(Judge(policies=[Model(None)], form="checklist"), seen)[0][0].critique
+    seen = msgspec.structs.replace(seen, task=msgspec.structs.replace(seen.task, data={"checklist": ["no table"]}))
+    fine = view(["do it"])
+    found = judged(
+        Judge(policies=[checking({"c1": "ok 0"})], form="checklist"),
+        seen,
+        msgspec.structs.replace(fine, task=msgspec.structs.replace(fine.task, data={"checklist": criteria})),
+    )
+    assert [row[0].status for row in found] == ["invalid", "scored"]  # one broken list breaks no other episode
+
+
+def test_more_than_a_judge_has_letters_for_is_no_answer():
+    many = [view([f"act {i}"], id=str(i)) for i in range(27)]
+    assert "at most 26" in judged(Judge(policies=[Model(None)], form="rank"), *many)[0][0].critique
+    proposals = [Proposal([], f"act {i}") for i in range(27)]
+    assert {v.status for v in Judged(policies=[Model(None)])(proposals)} == {"invalid"}
 
 
 def test_dense_criteria_pay_at_their_turns_and_sum_to_the_sparse_verdict():
@@ -262,8 +328,34 @@ def test_a_judge_with_tools_is_right_where_it_needs_the_calculator_and_stays_wit
     for wrong in ("__import__('os')", "2 ** 9999", "1 / 0", "a + 1", "9" * 600):
         with pytest.raises(ToolError):
             value(wrong)
-    assert KIT["run_python"].run([], {"code": "print(6 * 7)"}) == "42\n" and "exit code 1" in KIT["run_python"].run([], {"code": "1 / 0"})
-    assert KIT["search"].run(["a", "The Total is 7"], {"text": "total IS"}) == "2: The Total is 7"
+    assert KIT["run_python"].run([], {"code": "print(6 * 7)"}) == "| 42" and "exit code 1" in KIT["run_python"].run([], {"code": "1 / 0"})
+    assert KIT["search"].run(["a", "The Total is 7"], {"text": "total IS"}) == "| 2: The Total is 7"
+
+
+def test_a_sandbox_that_cannot_be_had_is_an_answer_of_the_tool_and_stops_nothing(monkeypatch):
+    from agentgym_verifiers.judges import kit
+
+    from agentgym.errors import SandboxFault
+
+    def broken(*args):
+        raise SandboxFault("no room")
+
+    monkeypatch.setattr(kit, "start", broken)
+    model = Model(lambda t, c: score(6) if "no program can be run" in t else call("run_python", code="1"))
+    assert judged(Judge(policies=[model], how="tools"), view(["x"]))[0][0].value == 0.6
+
+
+def test_probabilities_count_as_calls_and_a_model_without_room_is_no_answer():
+    from agentgym.errors import ContextOverflow
+
+    class Full(Model):
+        async def score(self, conversation, continuation):
+            raise ContextOverflow("too long")
+
+    judge = Judge(policies=[Full(None)], how="logits")
+    assert judged(judge, view(["x"]))[0][0].status == "invalid" and judge.counts["calls"] == 1
+    with pytest.raises(UsageError, match="logits"):
+        Judge(policies=[Full(None)], how="logits", form="pair")
 
 
 def test_the_expected_rating_of_known_chances_is_exact_and_grows_with_mass_on_higher_ratings():

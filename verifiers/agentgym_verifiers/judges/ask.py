@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Awaitable, Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,8 +18,10 @@ from agentgym.core import Conversation, Policy
 from agentgym.errors import ContextOverflow, Fault
 from agentgym.messages import Message
 from agentgym_verifiers.judges.answer import Unanswered, last_valid, schema_of
+from agentgym_verifiers.judges.show import visible
 
 A = TypeVar("A", bound=Struct)
+T = TypeVar("T")
 
 
 class Question(Struct, Generic[A], frozen=True):
@@ -34,7 +36,7 @@ class Question(Struct, Generic[A], frozen=True):
     def messages(self, objection: str = "") -> list[Message]:
         """As a conversation; after an answer that was none, with the reason."""
         form = _form(self.kind)
-        again = f"\n\nYour last answer did not count: {objection}" if objection else ""
+        again = f"\n\nYour last answer did not count: {' '.join(visible(objection).split())[:300]}" if objection else ""
         return [{"role": "system", "content": f"{self.role}\n\n{form}"}, {"role": "user", "content": self.matter + again}]
 
 
@@ -82,17 +84,9 @@ class Asker:
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        *,
-        tries: int = 3,
-        calls: int = 0,
-        at_once: int = 64,
-        max_tokens: int = 1024,
-        structured: bool = False,
-        cache: Cache | None = None,
-        name: str = "",
-    ) -> None:
+        self, policy: Policy, *, tries: int = 3, calls: int = 0, at_once: int = 64, max_tokens: int = 1024, structured: bool = False,
+        cache: Cache | None = None, name: str = "",
+    ) -> None:  # fmt: skip
         self.policy, self.tries, self.calls, self.max_tokens, self.structured = policy, tries, calls, max_tokens, structured
         self.name, self.cache, self.counts = name or policy.name, cache or Cache(), Counter[str]()
         self._at_once = at_once
@@ -105,10 +99,10 @@ class Asker:
             Unanswered: no valid answer came within the tries, or the calls are used up.
         """
         key = self._key(question, sample)
-        known = self.cache.get(key)
+        known = _again(question, self.cache.get(key))
         if known is not None:
             self.counts["cached"] += 1
-            return msgspec.json.decode(known, type=question.kind)
+            return known
         why = ""
         for attempt in range(self.tries):
             try:
@@ -134,17 +128,7 @@ class Asker:
         Raises:
             Unanswered: it refused, was cut, cannot be reached, or the calls are used up.
         """
-        if self.calls and self.counts["calls"] >= self.calls:
-            raise _Spent(f"the budget of {self.calls} judge calls is used up")
-        self.counts["calls"] += 1
-        if self._room is None:
-            self._room = anyio.Semaphore(self._at_once, fast_acquire=True)
-        async with self._room:
-            try:
-                said = await self.policy.act(conversation)
-            except (Fault, ContextOverflow) as fault:
-                self.counts["failed"] += 1
-                raise _Spent(str(fault)) from None
+        said = await self.call(partial(self.policy.act, conversation))
         for name, n in said.usage.items():
             self.counts[name] += n
         if said.finish == "refused":
@@ -153,9 +137,36 @@ class Asker:
             raise Unanswered("the answer was cut at its longest")
         return said.action
 
+    async def call(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """One call of the model, within the budget and beside at most so many others.
+
+        Raises:
+            Unanswered: it cannot be reached, has no room for the question, or the calls are used up.
+        """
+        if self.calls and self.counts["calls"] >= self.calls:
+            raise _Spent(f"the budget of {self.calls} judge calls is used up")
+        self.counts["calls"] += 1
+        if self._room is None:
+            self._room = anyio.Semaphore(self._at_once, fast_acquire=True)
+        async with self._room:
+            try:
+                return await ask()
+            except (Fault, ContextOverflow) as fault:
+                self.counts["failed"] += 1
+                raise _Spent(str(fault)) from None
+
     def _key(self, question: Question[A], sample: int) -> bytes:
         parts = [self.name, str(getattr(self.policy, "temperature", "")), str(self.max_tokens), str(sample), question.role, question.matter]
         return hashlib.blake2b("\0".join([*parts, question.kind.__name__]).encode(), digest_size=20).digest()
+
+
+def _again(question: Question[A], held: str | None) -> A | None:
+    """An answer that was kept, if it is one to this question too, which may ask for more than the one it was given to."""
+    try:
+        found = None if held is None else msgspec.json.decode(held, type=question.kind)
+    except msgspec.MsgspecError:
+        return None
+    return found if found is not None and not question.why_not(found) else None
 
 
 class _Spent(Unanswered):

@@ -17,7 +17,7 @@ from agentgym.core import EpisodeView
 from agentgym.verdict import Verdict
 from agentgym_verifiers.judges.answer import Checked, Drafted, Mark, Preference, Ranking, Score, Steps, Unanswered
 from agentgym_verifiers.judges.ask import Question
-from agentgym_verifiers.judges.show import done_in, occurs, shown, squeezed
+from agentgym_verifiers.judges.show import done_in, occurs, quoted, shown, squeezed
 
 A = TypeVar("A", bound=Struct)
 JUDGE = (
@@ -137,7 +137,9 @@ class Pairwise(Struct, frozen=True):
                 value = 0.5 if i == 0 else row.get(0)
             else:
                 value = math.fsum(row.values()) / len(row) if row else None
-            evidence: dict[str, Any] = {"principle": self.principle, "wins": {views[j].episode.id: w for j, w in row.items()}, "position_bias": bias}
+            wins = {views[j].episode.id: w for j, w in row.items()}
+            unanswered = sum(i in pair and pair not in won for pair in pairs)
+            evidence: dict[str, Any] = {"principle": self.principle, "wins": wins, "unanswered": unanswered, "position_bias": bias}
             out.append([Verdict.invalid(why) if value is None else Verdict("scored", value, evidence)])
         return out
 
@@ -172,7 +174,7 @@ class Listwise(Struct, frozen=True):
         return [[Verdict.scored((places[0][i] + places[1][i]) / 2, places=[p[i] for p in places], principle=self.principle)] for i in range(n)]
 
     async def _places(self, views: Sequence[EpisodeView], ask: Ask) -> list[float]:
-        letters = ascii_uppercase[: len(views)]
+        letters = lettered(views)
         matter = "\n".join(f"[episode {c}]\n{shown(v.episode)}\n[end of {c}]" for c, v in zip(letters, views, strict=True))
         every: Callable[[Ranking], str] = lambda r: "" if sorted(r.ranking) == list(letters) else f"rank each of {', '.join(letters)} once"  # noqa: E731
         role = f"{JUDGE}\n\nPrinciple: {self.principle}\n\nRank these episodes of one task, the best first."
@@ -199,8 +201,8 @@ class Checklist(Struct, frozen=True):
     async def checked(self, view: EpisodeView, ask: Ask) -> tuple[list[Criterion], dict[str, float], dict[str, str]]:
         """The criteria, how far each is met (the share of votes), and the words that show it."""
         criteria = await self._criteria(view, ask)
-        ids = {c.id for c in criteria}
-        full: Callable[[Checked], str] = lambda a: "" if {i.id for i in a.items} == ids else f"answer each of {', '.join(sorted(ids))} once"  # noqa: E731
+        ids = sorted(c.id for c in criteria)
+        full: Callable[[Checked], str] = lambda a: "" if sorted(i.id for i in a.items) == ids else f"answer each of {', '.join(ids)} once"  # noqa: E731
         told = "\n".join(f"{c.id}: {c.text}" + (f" (at action {c.turn})" if c.turn is not None else "") for c in criteria)
         role = f"{JUDGE}\n\nSay of each criterion whether it is met, with a quote of the words that show it. Without such words it is not met.\n{told}"
         said = await ask(Question(role, shown(view.episode), Checked, full))
@@ -208,28 +210,27 @@ class Checklist(Struct, frozen=True):
         for answer, _ in said:
             for item in answer.items:
                 criterion = next(c for c in criteria if c.id == item.id)
-                if item.met and occurs(item.quote, self._where(view, criterion)):
+                if item.met and occurs(item.quote, _where(view, criterion.turn)):
                     met[item.id] += 1 / len(said)
                     quotes.setdefault(item.id, item.quote)
         return criteria, self._with_conditions(criteria, met), quotes
 
     async def _criteria(self, view: EpisodeView, ask: Ask) -> list[Criterion]:
-        found = list(self.criteria) or msgspec.convert(view.task.data.get("checklist", []), list[Criterion])
+        found = list(self.criteria)
+        if not found and (told := view.task.data.get("checklist")):
+            try:
+                found = msgspec.convert(told, list[Criterion])
+            except msgspec.ValidationError as error:
+                raise Unanswered(f"the checklist of {view.task.id}: {error}") from None
         if not found:
             some: Callable[[Drafted], str] = lambda d: "" if 1 <= len(d.criteria) <= 12 else "write 1 to 12 criteria"  # noqa: E731
             role = "Write the binary criteria that an agent's work on this task has to meet, each to be decided from what it did. At most 12."
-            (drafted, _), *_ = await ask(Question(role, squeezed(view.task.instruction), Drafted, some))
+            (drafted, _), *_ = await ask(Question(role, quoted(view.task.instruction), Drafted, some))
             found = [Criterion(text) for text in drafted.criteria]
-        return [c if c.id else msgspec.structs.replace(c, id=f"c{i + 1}") for i, c in enumerate(found)]
-
-    @staticmethod
-    def _where(view: EpisodeView, criterion: Criterion) -> str:
-        """The text in which the quote has to stand: the whole episode, or what was done at one turn and came of it."""
-        turns = view.episode.turns
-        if criterion.turn is None or criterion.turn >= len(turns):
-            return done_in(view.episode) if criterion.turn is None else ""
-        after = turns[criterion.turn + 1].observation if criterion.turn + 1 < len(turns) else view.episode.closing
-        return squeezed("\n".join([turns[criterion.turn].action, *(str(m["content"]) for m in after)]))
+        named = [c if c.id else msgspec.structs.replace(c, id=f"c{i + 1}") for i, c in enumerate(found)]
+        if fault := fault_of(named):
+            raise Unanswered(f"the checklist of {view.task.id}: {fault}")
+        return named
 
     @staticmethod
     def _with_conditions(criteria: Sequence[Criterion], met: Mapping[str, float]) -> dict[str, float]:
@@ -246,6 +247,29 @@ class Checklist(Struct, frozen=True):
         return msgspec.structs.replace(found, critique="; ".join(f"not met: {text}" for text in missing) or None)
 
 
+def _where(view: EpisodeView, turn: int | None) -> str:
+    """The text in which a quote has to stand: all that was done, or what was done at one turn and came of it; nothing at a turn that was not played."""
+    turns = view.episode.turns
+    if turn is None:
+        return done_in(view.episode)
+    if turn >= len(turns):
+        return ""
+    after = turns[turn + 1].observation if turn + 1 < len(turns) else view.episode.closing
+    return squeezed("\n".join([turns[turn].action, *(str(m["content"]) for m in after)]))
+
+
+def fault_of(criteria: Sequence[Criterion]) -> str:
+    """What is wrong with a list of criteria; empty if nothing is."""
+    ids = [c.id or f"c{i + 1}" for i, c in enumerate(criteria)]
+    if len(set(ids)) < len(ids):
+        return "two criteria have one id"
+    if unknown := sorted({c.after for c in criteria if c.after} - set(ids)):
+        return f"no criterion is called {', '.join(unknown)}"
+    if any(not (c.weight > 0 and math.isfinite(c.weight)) or (c.turn is not None and c.turn < 0) for c in criteria):
+        return "weights are above 0, and turns count from 0"
+    return ""
+
+
 class DenseChecklist(Checklist, frozen=True):
     """The same criteria, each paid at its turn: the one it names, else the first in which its words stand."""
 
@@ -260,12 +284,7 @@ class DenseChecklist(Checklist, frozen=True):
         total = math.fsum(c.weight for c in criteria)
         paid, why = [0.0 for _ in turns], [dict[str, float]() for _ in turns]
         for c in (c for c in criteria if met[c.id]):
-            where = (Criterion("", turn=t) for t in turns)
-            at = (
-                c.turn
-                if c.turn is not None
-                else next((t for t, w in zip(turns, where, strict=True) if occurs(quotes[c.id], self._where(view, w))), len(turns) - 1)
-            )
+            at = c.turn if c.turn is not None else next((t for t in turns if occurs(quotes[c.id], _where(view, t))), len(turns) - 1)
             paid[at] += c.weight * met[c.id] / total
             why[at][c.id] = met[c.id]
         return [Verdict.scored(p, met=w) for p, w in zip(paid, why, strict=True)]
@@ -301,12 +320,19 @@ class FirstError(Struct, frozen=True):
         said = await ask(Question(role, shown(view.episode), Steps, why_not))
         right = [math.fsum(a.first_wrong is None or t < a.first_wrong for a, _ in said) / len(said) for t in range(n)]
         first = said[0][0]
-        spans = [placed for t in range(n) for placed in [_spans([m for m in first.marks if m.turn == t], turns[t].action)]]
+        spans = [_spans([m for m in first.marks if m.turn == t], turns[t].action) for t in range(n)]
         wrong = next((t for t in range(n) if right[t] < 0.5), None)
         out = [Verdict.scored(right[t], first_wrong=wrong, spans=spans[t]) for t in range(n)]
         if wrong is not None:
             out[wrong] = msgspec.structs.replace(out[wrong], critique=first.critique)
         return out
+
+
+def lettered(things: Sequence[Any]) -> str:
+    """A letter for each. Raises ``Unanswered`` where there are more than letters."""
+    if len(things) > len(ascii_uppercase):
+        raise Unanswered(f"a judge is shown at most {len(ascii_uppercase)} at once, not {len(things)}")
+    return ascii_uppercase[: len(things)]
 
 
 def _spans(marks: Sequence[Mark], action: str) -> list[list[float]]:

@@ -1,6 +1,7 @@
 """Ways to come to an answer: at once, after choosing what matters, after a debate, against one's own answer, with tools, from probabilities.
 
-Each takes a question and gives an answer of the question's kind with a trace, which is kept in the verdict.
+Each takes a question and gives an answer of the question's kind with a trace, which is kept in the verdict. What a model said on the way stays
+quoted wherever it goes: it may repeat what an episode put into its mouth.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ async def rethink(asker: Asker, question: Question[A], sample: int) -> tuple[A, 
     role = f"{question.role}\n\nDo not judge yet. Name at most 3 dimensions on which this case turns, and what could be wrong on each."
     some: Callable[[Dimensions], str] = lambda d: "" if 1 <= len(d.dimensions) <= 3 else "name 1 to 3 dimensions"  # noqa: E731  # typed for mypy
     first = await asker.ask(Question(role, question.matter, Dimensions, some), sample)
-    told = "\n".join(f"- {d}" for d in first.dimensions) + "\nPossible faults:\n" + "\n".join(f"- {h}" for h in first.hypotheses)
+    told = quoted("\n".join([*(f"- {d}" for d in first.dimensions), "possible faults:", *(f"- {h}" for h in first.hypotheses)]))
     second = msgspec.structs.replace(question, role=f"{question.role}\n\nJudge on these dimensions alone:\n{told}")
     return await asker.ask(second, sample), {"dimensions": first.dimensions}
 
@@ -67,7 +68,7 @@ async def reference(asker: Asker, question: Question[A], sample: int) -> tuple[A
     """
     role = "Read the task at the beginning of what follows. Say how it is done well, in a few sentences, as your argument; quote what you rely on."
     own = await asker.ask(Question(role, question.matter, Speech), sample)
-    told = msgspec.structs.replace(question, role=f"{question.role}\n\nYour own account of how it is done well, to compare with:\n{own.argument}")
+    told = msgspec.structs.replace(question, role=f"{question.role}\n\nYour own account of how it is done well, to compare with:\n{quoted(own.argument)}")
     return await asker.ask(told, sample), {"reference": own.argument}
 
 
@@ -103,13 +104,13 @@ async def logits(asker: Asker, question: Question[A], sample: int) -> tuple[A, T
     Source: "Uniworld-V2: Reinforce Image Editing with Diffusion Negative-aware Finetuning and MLLM Implicit Feedback".
     """
     score = getattr(asker.policy, "score", None)
-    if score is None or question.kind is not Score or not question.scale:
-        raise Unanswered(f"how = 'logits' needs form = 'score' and a model that gives probabilities (hf:PATH), not {asker.policy.name}")
+    if score is None or not question.scale:
+        raise Unanswered(f"how = 'logits' needs a model that gives probabilities (hf:PATH), not {asker.policy.name}")
     low, high = question.scale
-    ratings = list(range(low, high + 1))
-    logps = [math.fsum(await score(Conversation("judge", question.messages()), f'{{"critique": "", "score": {r}')) for r in ratings]
+    ratings, asked = list(range(low, high + 1)), Conversation("judge", question.messages())
+    logps = [math.fsum(await asker.call(partial(score, asked, f'{{"critique": "", "score": {r}'))) for r in ratings]
     expected, chances = expectation(ratings, logps)
-    return Score("", expected), {"chances": chances}  # type: ignore[return-value]  # the kind was just looked at
+    return Score("", expected), {"chances": chances}  # type: ignore[return-value]  # only questions for a score have a scale
 
 
 def expectation(ratings: list[int], logps: list[float]) -> tuple[float, list[float]]:

@@ -19,7 +19,7 @@ from agentgym.verdict import Verdict
 from agentgym_verifiers.intrinsic.answers import Stateless
 from agentgym_verifiers.judges.answer import Score, Unanswered
 from agentgym_verifiers.judges.ask import Asker, Cache, Question
-from agentgym_verifiers.judges.forms import Ask, Checklist, Criterion, DenseChecklist, FirstError, Form, Listwise, Pairwise, Pointwise, together
+from agentgym_verifiers.judges.forms import Ask, Checklist, Criterion, DenseChecklist, FirstError, Form, Listwise, Pairwise, Pointwise, fault_of, together
 from agentgym_verifiers.judges.how import HOW
 from agentgym_verifiers.judges.show import quoted
 
@@ -98,6 +98,10 @@ def config_of(text: str, **given: Any) -> JudgeConfig:
         raise UsageError("a judge needs a model: judge:openai:MODEL@URL, or judge:FILE.toml with model = …")
     if config.scale[0] >= config.scale[1]:
         raise UsageError(f"judge {text}: a scale goes from less to more, not {config.scale}")
+    if fault := fault_of(config.criteria):
+        raise UsageError(f"judge {text}: {fault}")
+    if config.how == "logits" and (config.form != "score" or config.quotes):
+        raise UsageError(f"judge {text}: how = 'logits' writes nothing: it goes with form = 'score', and without quotes")
     if config.votes > 1 and config.temperature <= 0:
         raise UsageError(f"judge {text}: {config.votes} votes at temperature 0 are one vote; set temperature")
     return config
@@ -119,7 +123,7 @@ class Judge(Stateless):
         names = [self.config.model] if isinstance(self.config.model, str) else self.config.model
         known = [f"{p.name}#{i}" for i, p in enumerate(policies)] if policies else names
         self.askers = [Asker(p, cache=cache, name=n, **limits) for p, n in zip(policies or self._policies(names), known, strict=True)]
-        self.meta = [Asker(p, cache=cache, **limits) for p in self._policies([self.config.meta] if self.config.meta else [])]
+        self.meta = [Asker(p, cache=cache, name=self.config.meta, **limits) for p in self._policies([self.config.meta] if self.config.meta else [])]
 
     def _policies(self, names: Sequence[str]) -> list[Policy]:
         patience = {"budget_s": self.config.patience, "timeout_s": min(60.0, self.config.patience)}

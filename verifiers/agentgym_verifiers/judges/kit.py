@@ -7,10 +7,10 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentgym.errors import ToolError
+from agentgym.errors import SandboxFault, SandboxRefused, ToolError
 from agentgym.messages import tool
 from agentgym.sandbox import Image, Resources, start
-from agentgym_verifiers.judges.show import squeezed
+from agentgym_verifiers.judges.show import MARK, quoted, squeezed
 
 FOUND = 12
 """Lines that a search shows."""
@@ -58,16 +58,19 @@ def calculate(lines: Sequence[str], expression: str) -> str:
 def search(lines: Sequence[str], text: str) -> str:
     """The lines of what is judged that hold a text."""
     wanted = squeezed(text)
-    found = [f"{n}: {line}" for n, line in enumerate(lines, 1) if wanted and wanted in squeezed(line)]
+    found = [f"{MARK}{n}: {line}" for n, line in enumerate(lines, 1) if wanted and wanted in squeezed(line)]
     return "\n".join(found[:FOUND]) + (f"\n{len(found) - FOUND} more" if len(found) > FOUND else "") if found else "nothing"
 
 
 def run_python(lines: Sequence[str], code: str) -> str:
     """What a Python program prints, run in an empty sandbox without a network."""
-    with start(Image(), Resources(memory=512 << 20, seconds=10.0)) as sandbox:
-        sandbox.write({"/work/program.py": code.encode()})
-        done = sandbox.exec(["python3", "-I", "program.py"], head=4096, tail=4096)
-    return f"{done.output}\nexit code {done.code}" if done.code else done.output
+    try:
+        with start(Image(), Resources(memory=512 << 20, seconds=10.0)) as sandbox:
+            sandbox.write({"/work/program.py": code.encode("utf-8", "replace")})
+            done = sandbox.exec(["python3", "-I", "program.py"], head=4096, tail=4096)
+    except (SandboxFault, SandboxRefused) as fault:
+        raise ToolError(f"no program can be run: {fault}") from None
+    return quoted(done.output) + (f"\nexit code {done.code}" if done.code else "")
 
 
 KIT = {t.spec.name: t for t in (tool(calculate), tool(search), tool(run_python))}

@@ -6,12 +6,13 @@ import re
 import unicodedata
 
 from agentgym.episode import Episode
+from agentgym.messages import Message
 
 MARK = "| "
 """Begins every line of an episode that a judge is shown."""
 
 LONGEST = 4_000
-"""Characters of one message; the middle of a longer one is left out."""
+"""Characters of one message of the world; the middle of a longer one is left out. What the agent wrote is never cut: it could hide there."""
 
 _BLANK = re.compile(r"\s+")
 
@@ -34,27 +35,26 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_VISIBLE)
 
 
-def quoted(text: str, longest: int = LONGEST) -> str:
+def quoted(text: str, longest: int | None = None) -> str:
     """Every line of it behind the mark, whatever else breaks lines made a break too."""
     text = visible(text)
-    if len(text) > longest:
+    if longest is not None and len(text) > longest:
         text = f"{text[: longest // 2]}\n[… {len(text) - longest} characters left out …]\n{text[-longest // 2 :]}"
     return "\n".join(MARK + line for line in text.splitlines() or [""])
 
 
-def shown(episode: Episode, instruction: bool = True) -> str:
+def shown(episode: Episode) -> str:
     """The whole episode: each message and each action under a heading of its own, the actions numbered from 0."""
     out = []
     for number, turn in enumerate(episode.turns):
-        messages = turn.observation if instruction or number else [m for m in turn.observation if m["role"] not in ("system", "user")]
-        out += [f"[{_who(m['role'])}]\n{quoted(str(m['content']))}" for m in messages]
-        out.append(f"[action {number}]\n{quoted(turn.action)}" + (f"\n[this action was malformed: {turn.problem}]" if turn.problem else ""))
-    out += [f"[{_who(m['role'])}]\n{quoted(str(m['content']))}" for m in episode.closing]
-    return "\n".join(out)
+        out += [_told(m) for m in turn.observation]
+        out.append(f"[action {number}]\n{quoted(turn.action)}" + (f"\n[this action was malformed]\n{quoted(turn.problem)}" if turn.problem else ""))
+    return "\n".join([*out, *(_told(m) for m in episode.closing)])
 
 
-def _who(role: str) -> str:
-    return {"system": "rules", "user": "world", "tool": "result"}.get(role, "world")
+def _told(message: Message) -> str:
+    who = {"system": "rules", "tool": "result"}.get(message["role"], "world")
+    return f"[{who}]\n{quoted(str(message['content']), LONGEST)}"
 
 
 def done_in(episode: Episode) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -16,7 +15,7 @@ from agentgym.policies.search import Proposal
 from agentgym.verdict import Verdict
 from agentgym_verifiers.judges.answer import Choice, Score, Unanswered
 from agentgym_verifiers.judges.ask import Question
-from agentgym_verifiers.judges.forms import JUDGE, together
+from agentgym_verifiers.judges.forms import JUDGE, lettered, together
 from agentgym_verifiers.judges.judge import Judge
 from agentgym_verifiers.judges.show import quoted
 
@@ -58,7 +57,7 @@ class Judged:
         ]
 
     async def _best(self, proposal: Proposal, actions: Sequence[str]) -> tuple[str, Choice]:
-        letters = ascii_uppercase[: len(actions)]
+        letters = lettered(actions)
         listed = "\n".join(f"[candidate {c}]\n{quoted(a)}" for c, a in zip(letters, actions, strict=True))
         known: Callable[[Choice], str] = lambda c: "" if c.best in letters else f"name one of {', '.join(letters)}"  # noqa: E731
         role = f"{JUDGE}\n\nSay what matters at this point as your principle, then which candidate action brings the task furthest, by its letter."
