@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jinja2
 import msgspec
+from agentgym_verifiers.models.text import defuser
 from transformers import PreTrainedTokenizerBase
 
 from agentgym.core import Message, ToolSpec
@@ -48,8 +49,7 @@ class ChatRenderer:
         self.name = str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
         if not tokenizer.chat_template:
             raise TemplateRefused(f"{self.name} has no chat template")
-        special = sorted((t for t in self.tokenizer.all_special_tokens if len(t) > 1), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        self._defused = defuser(tokenizer)
         self.end_id = self._end_of_turn()
         self.stop_ids = frozenset(i for i in (self.end_id, tokenizer.eos_token_id) if isinstance(i, int))
         self.rewrites = self._why_rewritten()
@@ -90,7 +90,7 @@ class ChatRenderer:
         return list(self._kept[known])
 
     def _render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), ask: bool = False) -> str:
-        shaped = [_with_objects({**m, "content": self._special.sub(_defused, m["content"] or "")}) for m in messages]
+        shaped = [_with_objects({**m, "content": self._defused(m["content"] or "")}) for m in messages]
         given = [t.openai() for t in tools] or None
         text: str = self.tokenizer.apply_chat_template(shaped, tools=given, add_generation_prompt=ask, tokenize=False)
         return text
@@ -153,11 +153,6 @@ class ChatRenderer:
         if glue is None:
             raise TemplateRefused(f"the chat template of {self.name} rewrites history")
         return glue
-
-
-def _defused(special: re.Match[str]) -> str:
-    """A special token that somebody wrote in a message, broken by an invisible space: it stays text and opens no turn."""
-    return f"{special[0][0]}\u200b{special[0][1:]}"
 
 
 def _answer() -> Message:

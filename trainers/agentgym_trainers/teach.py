@@ -168,6 +168,7 @@ def teach(config: TrainConfig, log: Log) -> TrainResult:
         raise UsageError(f"{out} holds a run already; choose another --out")
     model, tokenizer = body(config, episodes, config.seed)
     examples = made(episodes, lesson, tokenizer, config)
+    left_out = len(episodes) - len(examples)
     learned, tested = ([e for e in examples if held_out(e.episode.task) is side] for side in (False, True))
     if not learned or not tested:
         raise UsageError(f"{config.data} holds episodes of too few tasks: {len(learned)} to learn from and {len(tested)} held out")
@@ -184,7 +185,8 @@ def teach(config: TrainConfig, log: Log) -> TrainResult:
         metrics.append({"phase": phase, **row})
 
     before = accuracy(pupils[0], tested, lesson, note, 0)
-    notes = lessons_given(pupils, learned, lesson, config, note)
+    notes = [f"{left_out} episodes have no label, or more than --context {config.context} tokens, and were left out"] if left_out else []
+    notes += lessons_given(pupils, learned, lesson, config, note)
     after = accuracy(pupils[0], tested, lesson, note, config.steps)
     if lesson.gold:
         torch.manual_seed(config.seed + 1000)
@@ -203,23 +205,25 @@ def teach(config: TrainConfig, log: Log) -> TrainResult:
 
 
 def made(episodes: Sequence[Episode], lesson: Lesson, tokenizer: Any, config: TrainConfig) -> list[Example]:
-    """Examples with a label."""
+    """Examples that have a label and are no longer than ``--context``."""
     first: dict[str, Episode] = {}
     target = ""
     if lesson.reference:
         target = next((e.policy for e in episodes if e.success), episodes[0].policy)
         first = {e.task: e for e in reversed(episodes) if e.policy == target}
-    out = []
+    out, longer = list[Example](), 0
     for e in episodes:
         if lesson.reference and (e.task not in first or first[e.task] is e):
             continue
         label_T = labels(e, lesson.label, target)
         if all(x != x for x in label_T):
             continue
-        shown = read(e, tokenizer, config.context, first.get(e.task) if lesson.reference else None)
-        out.append(Example(e, shown, label_T, label_T[-1]))
+        shown = read(e, tokenizer, first.get(e.task) if lesson.reference else None)
+        if len(shown.ids) <= config.context:
+            out.append(Example(e, shown, label_T, label_T[-1]))
+        longer += len(shown.ids) > config.context
     if not out:
-        raise UsageError(f"no episode of {config.data} has a label {lesson.label!r}")
+        raise UsageError(f"no episode of {config.data} has a label {lesson.label!r}" + (f" and at most --context {config.context} tokens" if longer else ""))
     return out
 
 
@@ -271,7 +275,7 @@ def _values(pupil: Pupil, examples: Sequence[Example], lesson: Lesson, config: T
         for k in range(1, len(at), 2):
             if random.random() < lesson.contrast:
                 other = examples[int(random.integers(len(examples)))].episode
-                reads[k] = read(under(examples[at[k - 1]].episode, other), pupil.scalar.tokenizer, config.context)
+                reads[k] = read(under(examples[at[k - 1]].episode, other), pupil.scalar.tokenizer)
         return torch.stack([x[-1] for x in pupil.turns(reads)])
 
     return values
@@ -292,7 +296,7 @@ def _votes(examples: list[Example], pairs: NDArray[np.int64], lesson: Lesson, co
         torch.manual_seed(config.seed + 100 + v)
         model, tokenizer = body(config, [e.episode for e in examples], config.seed + 100 + v)
         voter = Pupil(model, tokenizer, plain, config.lr)
-        mine = [msgspec.structs.replace(e, read=read(e.episode, tokenizer, config.context)) for e in examples]
+        mine = [msgspec.structs.replace(e, read=read(e.episode, tokenizer)) for e in examples]
         fit_pairs([(partial(voter.whole, mine), voter.optimizer)], pairs[fold_P != v], plain, steps=max(1, config.steps // 2), batch=config.groups, seed=v)
         with torch.no_grad():
             value_E = torch.cat([voter.whole(mine, range(i, min(i + 32, len(mine)))) for i in range(0, len(mine), 32)]).double().numpy()

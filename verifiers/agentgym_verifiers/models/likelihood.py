@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Literal
 
 from agentgym.core import Conversation, EpisodeView, Policy
-from agentgym.errors import CapabilityError, UsageError
+from agentgym.errors import CapabilityError, ContextOverflow, Fault, UsageError
 from agentgym.messages import Message, assistant_message
 from agentgym.policies import resolve
 from agentgym.verdict import Verdict
@@ -20,6 +20,17 @@ def scorer(name: str) -> Policy:
     if not hasattr(policy, "score"):
         raise CapabilityError(f"{name} gives no probabilities; take a policy that owns weights (hf:PATH)")
     return policy
+
+
+async def each(views: Sequence[EpisodeView], of: Callable[[EpisodeView], Awaitable[list[Verdict]]], step: bool) -> list[list[Verdict]]:
+    """The verdicts of each episode; ``invalid`` where the model fails or has no room for it."""
+    out = []
+    for view in views:
+        try:
+            out.append(await of(view))
+        except (Fault, ContextOverflow) as fault:
+            out.append([Verdict.invalid(str(fault), "infra")] * (len(view.episode.turns) if step else 1))
+    return out
 
 
 async def log_likelihood(policy: Policy, messages: Sequence[Message], text: str) -> float:
@@ -47,7 +58,7 @@ class Ratio(Stateless):
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """A verdict for each turn."""
-        return [await self._of(view) for view in views]
+        return await each(views, self._of, step=True)
 
     async def _of(self, view: EpisodeView) -> list[Verdict]:
         said: list[Message] = []
@@ -82,13 +93,13 @@ class FollowUp(Stateless):
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """One verdict for each."""
-        return [[await self._of(view)] for view in views]
+        return await each(views, self._of, step=False)
 
-    async def _of(self, view: EpisodeView) -> Verdict:
+    async def _of(self, view: EpisodeView) -> list[Verdict]:
         said: list[Message] = []
         for number, turn in enumerate(view.episode.turns):
             said += [*turn.observation, assistant_message(turn.action, turn.calls, number)]
         said += view.episode.closing
         ask: Message = {"role": "user", "content": "What does the user say to that?"}
         good, bad = [await log_likelihood(self.policy, [*said, ask], text) / len(text) for text in (self.good, self.bad)]
-        return Verdict.scored(1 / (1 + math.exp(max(-60.0, min(60.0, bad - good)))), good=good, bad=bad)
+        return [Verdict.scored(1 / (1 + math.exp(max(-60.0, min(60.0, bad - good)))), good=good, bad=bad)]

@@ -64,18 +64,12 @@ class Scalar:
             raise UsageError(f"no reward model can be loaded from {path!r}: {str(error).splitlines()[0][:200]}") from None
         about = getattr(config, "agentgym", None) or {}
         found: Any = level or about.get("level", "outcome")
-        return Scalar(
-            model.to("cuda" if torch.cuda.is_available() else "cpu"),
-            tokenizer,
-            found,
-            about.get("reading", "sigmoid"),
-            Path(path).name,
-            bool(about.get("reference")),
-        )
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return Scalar(model, tokenizer, found, about.get("reading", "sigmoid"), Path(path).name, bool(about.get("reference")))
 
     def read(self, view: EpisodeView, reference: Episode | None = None) -> Read:
         """The ids of an episode and the ends of its turns; a reference attempt at the task is told before it."""
-        return read(view.episode, self.tokenizer, self.longest, reference)
+        return read(view.episode, self.tokenizer, reference)
 
     def logits(self, reads: Sequence[Read]) -> list[Tensor]:
         """For each episode ``[T]``, the raw number at the end of each turn; of a sequence classifier ``[1]``."""
@@ -95,10 +89,17 @@ class Scalar:
 
     @torch.no_grad()
     def scores(self, views: Sequence[EpisodeView], references: Sequence[Episode | None] | None = None) -> list[list[float]]:
-        """For each episode a number at every turn (level ``step``), or one."""
-        found = self.logits([self.read(v, r) for v, r in zip(views, references or [None] * len(views), strict=True)])
-        valued = [torch.sigmoid(x) if self.reading == "sigmoid" else x for x in found]
-        return [[float(v) for v in (x if self.level == "step" else x[-1:])] for x in valued]
+        """For each episode a number at every turn (level ``step``), or one; none of an episode that is longer than the model reads.
+
+        Nothing is cut: with its beginning an episode would lose its task, and whoever writes much could choose what is judged.
+        """
+        reads = [self.read(v, r) for v, r in zip(views, references or [None] * len(views), strict=True)]
+        fits = [i for i, r in enumerate(reads) if not self.longest or len(r.ids) <= self.longest]
+        out: list[list[float]] = [[] for _ in reads]
+        for i, x in zip(fits, self.logits([reads[i] for i in fits]), strict=True):
+            valued = torch.sigmoid(x) if self.reading == "sigmoid" else x
+            out[i] = [float(v) for v in (valued if self.level == "step" else valued[-1:])]
+        return out
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -137,9 +138,7 @@ class RewardModel(Stateless):
         self.model = model or Scalar.load(where)
         self.level = self.model.level
         if bool(run) != self.model.reference:
-            raise UsageError(
-                f"{where} {'was taught' if self.model.reference else 'was not taught'} with reference attempts: rm:PATH{'|RUN' if not run else ''}"
-            )
+            raise UsageError(f"{where} was{'' if self.model.reference else ' not'} taught with reference attempts: rm:PATH{'' if run else '|RUN'}")
         self.references = references_of(run) if run else None
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
@@ -148,10 +147,17 @@ class RewardModel(Stateless):
         known = [i for i, t in enumerate(told) if t is not None or self.references is None]
         found = await anyio.to_thread.run_sync(self.model.scores, [views[i] for i in known], [told[i] for i in known]) if known else []
         rows = dict(zip(known, found, strict=True))
-        return [[Verdict.scored(v, model=self.model.name) for v in rows[i]] if i in rows else self._none(views[i]) for i in range(len(views))]
+        return [self._told(view, rows.get(i)) for i, view in enumerate(views)]
 
-    def _none(self, view: EpisodeView) -> list[Verdict]:
-        return [Verdict.invalid(f"there is no reference attempt at {view.task.id}", "infra")] * (len(view.episode.turns) if self.level == "step" else 1)
+    def _told(self, view: EpisodeView, row: list[float] | None) -> list[Verdict]:
+        if row:
+            return [Verdict.scored(v, model=self.model.name) for v in row]
+        why = (
+            f"there is no reference attempt at {view.task.id}"
+            if row is None
+            else f"the episode is longer than the {self.model.longest} tokens {self.model.name} reads"
+        )
+        return [Verdict.invalid(why, "infra")] * (len(view.episode.turns) if self.level == "step" else 1)
 
 
 def references_of(run: str) -> dict[str, Episode]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -22,6 +23,13 @@ class Read(Struct, frozen=True):
 
     ids: list[int]
     ends: list[int]
+
+
+def defuser(tokenizer: Any) -> Callable[[str], str]:
+    """What breaks the special tokens that somebody wrote in a message by an invisible space: they stay text, and open and end no turn."""
+    special = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+    return lambda text: pattern.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", text)
 
 
 def plain_messages(episode: Episode, closing: bool = False) -> list[Message]:
@@ -49,7 +57,7 @@ def rendered(episode: Episode, tokenizer: Any, reference: Episode | None = None)
 
     Two messages of one role in a row become one, since many templates refuse them.
     """
-    messages = plain_messages(episode)
+    messages, defused = plain_messages(episode), defuser(tokenizer)
     if reference is not None:
         told = "\n".join(f"[{m['role']}] {m['content']}" for m in plain_messages(reference)).translate(_GONE)
         messages = [{"role": "user", "content": f"A reference attempt:\n{told}"}, *messages]
@@ -59,6 +67,7 @@ def rendered(episode: Episode, tokenizer: Any, reference: Episode | None = None)
             merged[-1] = {**m, "content": f"{merged[-1]['content']}\n\n{m['content']}"}
         else:
             merged.append(m)
+    merged = [{**m, "content": defused(m["content"])} for m in merged]
     text = tokenizer.apply_chat_template(merged, tokenize=False, **({} if tokenizer.chat_template else {"chat_template": TEMPLATE}))
     ends, pieces, at = [], text.split(MARKS), 0
     for piece in pieces[:-1]:
@@ -67,17 +76,11 @@ def rendered(episode: Episode, tokenizer: Any, reference: Episode | None = None)
     return "".join(pieces), ends
 
 
-def read(episode: Episode, tokenizer: Any, longest: int = 0, reference: Episode | None = None) -> Read:
-    """The ids of an episode and its turns' ends. Of one longer than ``longest`` the beginning is left out, since its end decides."""
+def read(episode: Episode, tokenizer: Any, reference: Episode | None = None) -> Read:
+    """The ids of an episode and its turns' ends."""
     text, ends = rendered(episode, tokenizer, reference)
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(found["input_ids"]), found["offset_mapping"]
-    starts = [start for start, _ in offsets]
-    at = _last_before(starts, ends)
-    if longest and len(ids) > longest:
-        cut = len(ids) - longest
-        ids, at = ids[cut:], [max(0, i - cut) for i in at]
-    return Read(ids, at)
+    return Read(list(found["input_ids"]), _last_before([start for start, _ in found["offset_mapping"]], ends))
 
 
 def _last_before(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
