@@ -4,7 +4,7 @@ import json
 
 import anyio
 import pytest
-from agentgym_verifiers.design import Field, Found, Refused, Written, by_choice, by_ranking, criticise, describe, dry_run, save, search, weights_in
+from agentgym_verifiers.design import Field, Found, Refused, Written, by_choice, by_ranking, by_training, criticise, describe, dry_run, save, search, weights_in
 from agentgym_verifiers.design.code import arguments_of, prompt_of
 from agentgym_verifiers.design.search import code_in
 from scripted import Model, episode, view
@@ -12,7 +12,7 @@ from scripted import Model, episode, view
 import agentgym
 from agentgym.cli.main import guarded as main
 from agentgym.episode import encode
-from agentgym.errors import UsageError
+from agentgym.errors import Fault, PolicyFault, UsageError
 from agentgym.evaluation.verifiers import view_of
 from agentgym.policies import resolve
 
@@ -42,6 +42,9 @@ def pool():
         ("def reward(action, seen, turn):\n    return action.__class__", "may not be used"),
         ("def reward(action, seen, turn):\n    return open('/etc/passwd')", "not described"),
         ("def reward(action, seen, turn):\n    return 9 ** 99", "powers"),
+        ("def reward(action, seen, turn):\n    return 9 ** turn", "powers"),
+        ("def reward(action, seen, turn):\n    return 9 ** 'x'", "powers"),
+        ("def reward(action, seen, turn):\n    turn **= 99\n    return turn", "powers"),
         ("def reward(action, seen, turn):\n    return 1e12", "too large"),
         ("def reward(action, seen, turn):\n    f = lambda: 0\n    return 0", "Lambda"),
         ("def reward(action, seen, turn):\n    try:\n        return 0\n    except Exception:\n        return 1", "Try"),
@@ -80,9 +83,51 @@ def test_a_written_reward_runs_in_a_sandbox_and_is_a_source_by_name(tmp_path):
     assert [[v.value for v in row] for row in found] == [[1.0], [0.0, -0.1]]
     broken = Written(code="def reward(action, seen, turn):\n    return 1 / turn", fields=FIELDS)
     assert {v.status for row in anyio.run(broken.judge, [view(["x"])], resolve("noop")) for v in row} == {"invalid"}
+    once = Written(code="def reward(action, seen, turn):\n    return float(len(action)) / (len(action) - 1)", fields=FIELDS)
+    one, other = anyio.run(once.judge, [view(["x"]), view(["xy"])], resolve("noop"))
+    assert one[0].status == "invalid" and "ZeroDivision" in one[0].critique and other[0].value == 2.0  # what fails on one says nothing of another
     for wrong in ("", str(tmp_path / "none.json")):
         with pytest.raises(UsageError):
             Written(wrong)
+
+
+def test_a_designer_that_fails_costs_its_candidate_alone():
+    def designer(text, c):
+        if c.id.endswith("-0"):
+            raise PolicyFault("the endpoint is down")
+        return GOOD
+
+    found = anyio.run(lambda: search(Model(designer), FIELDS, "close tickets", pool(), by_choice(pool()), generations=1, candidates=2))
+    assert "not written: the endpoint is down" in found.candidates[0].why and found.winner.code == GOOD
+
+
+def test_fitness_by_a_training_run_is_held_out_success(tmp_path):
+    env = agentgym.make("tools/desk", split="dev")
+    env.reset(seed=1, options={"task": "close_by_title.dev.0"})
+    fields = describe(env, [env.episode])
+    code = f"def reward({', '.join(f.name for f in fields)}):\n    return 0.1 if calls else 0.0"
+    train = [
+        "--env",
+        "tools/desk",
+        "--model",
+        "tiny",
+        "--warm-steps",
+        "2",
+        "--steps",
+        "1",
+        "--groups",
+        "1",
+        "--group-size",
+        "2",
+        "--eval-tasks",
+        "2",
+        "--context",
+        "2048",
+    ]
+    fitness, told = anyio.run(by_training(train, fields), code, [])
+    assert 0.0 <= fitness <= 1.0 and "Training with it took held-out success from" in told
+    with pytest.raises(Fault, match="training failed"):
+        anyio.run(by_training(["--env", "no/such"], fields), code, [])
 
 
 def test_the_view_of_an_environment_names_facts_with_types_and_no_outcome():

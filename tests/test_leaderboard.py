@@ -12,6 +12,7 @@ from agentgym.cli.main import guarded as main
 from agentgym.episode import decode, encode
 from agentgym.evaluation.bundle import pack, seal
 from agentgym.evaluation.leaderboard import Standing, examine, page, submit
+from agentgym.evaluation.regrade import Environments
 from agentgym.evaluation.run import Result
 from agentgym.evaluation.stats import Interval
 from agentgym.verdict import Verdict
@@ -28,10 +29,8 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def copy(runs, tmp_path):
     def of(policy="random"):
-        to = tmp_path / f"{policy}-copy"
-        shutil.rmtree(to, ignore_errors=True)
-        shutil.copytree(runs / policy, to)
-        return to
+        shutil.copytree(runs, tmp_path / "runs", dirs_exist_ok=True)
+        return tmp_path / "runs" / policy
 
     return of
 
@@ -80,6 +79,25 @@ def better_artefact(folder):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 
+def winning_artefact(folder):
+    """The final state of a run that succeeded, under a record, a result and a seal that fit it: nothing but playing the actions again tells."""
+    won = folder.with_name("oracle")
+    found, winners = episodes(folder), {e.task: e for e in episodes(won)}
+    for e in found:
+        e.artefacts, e.verdicts = winners[e.task].artefacts, winners[e.task].verdicts
+    for e, terms in zip(found, Environments().of(found[0]).reward.settle(found), strict=True):
+        e.terms = terms
+    shutil.copytree(won / "artefacts", folder / "artefacts", dirs_exist_ok=True)
+    write(folder, found)
+    result = json.loads((won / "result.json").read_bytes())
+    told(folder, success=result["success"], reward=result["reward"])
+
+
+def twice(folder):
+    found = episodes(folder)
+    write(folder, [*found, msgspec.structs.replace(found[0], id=f"{found[0].id}~again")])
+
+
 def half(folder):
     write(folder, episodes(folder)[::2])
 
@@ -95,6 +113,8 @@ FORGERIES = {
     "verdicts turned": (flipped, "comes out differently"),
     "numbers of the result": (lambda f: told(f, success={"mean": 0.9, "low": 0.8, "high": 1.0, "method": "wilson"}), "its result says success 0.9000"),
     "the artefact that decides": (better_artefact, "differently|cannot be graded|was changed|does not"),
+    "the artefacts of a winner": (winning_artefact, "played again, the verdict 'task' differs"),
+    "an attempt twice": (twice, "1 attempts are there more than once"),
     "attempts left out": (half, "12 of 24 attempts are missing"),
     "failures called invalid": (invalid, "12% of its episodes are invalid"),
     "another policy's name": (lambda f: told(f, policy="gpt-9"), "its result is of gpt-9"),

@@ -217,7 +217,10 @@ def test_the_distance_of_rewards_forgets_shaping_and_scale_and_is_a_distance():
     r, other, third = rng.standard_normal((3, 5, 3, 5))
     phi, gamma = rng.standard_normal(5), 0.9
     shaped = 3.0 * (r + gamma * phi[None, None, :] - phi[:, None, None])
-    distance = lambda a, b: starc(a, b, chance, gamma)  # noqa: E731
+
+    def distance(a, b):
+        return starc(a, b, chance, gamma)
+
     assert distance(r, shaped) == pytest.approx(0, abs=1e-9) and distance(r, -r) == pytest.approx(1.0)
     assert distance(r, other) == pytest.approx(distance(other, r)) and distance(r, third) <= distance(r, other) + distance(other, third) + 1e-12
     assert 0 < distance(r, other) < 1
@@ -332,6 +335,8 @@ def test_payoffs_of_a_duel_sum_to_zero_and_what_is_no_mistake_pays_nobody():
     found, missed, none = (anyio.run(duel, right, at, s, c) for s, c in ((wrong, sharp), (wrong, blind), (same, sharp)))
     assert (found.payoff_critic, found.payoff_sneaky) == (1.0, -1.0) and found.found == at and (missed.payoff_critic, missed.payoff_sneaky) == (-1.0, 1.0)
     assert none.made is None and none.payoff_critic == none.payoff_sneaky == 0.0
+    silent = anyio.run(duel, right, at, wrong, Critic(lambda v, t: float("nan")))
+    assert silent.made is None and silent.payoff_critic == silent.payoff_sneaky == 0.0  # no verdict pays nobody
     table = anyio.run(rounds, [right], wrong, sharp, 2)
     assert [r["round"] for r in table] == [0.0, 1.0] and all(r["accuracy"] == 1.0 or r["mistakes"] == 0.0 for r in table)
 
@@ -369,6 +374,16 @@ def test_a_refined_policy_stops_at_the_bar_or_at_its_rounds_and_what_it_was_told
     assert found.action == "try 2" and found.usage["queries"] == 3 and len(policy.asked) == 3 and found.tokens is None
     assert anyio.run(Refined(policy, Judge(), rounds=1, bar=0.9).act, asked).action == "try 1"
     assert anyio.run(Refined(policy, Judge(), rounds=5, bar=0.0).act, asked).usage["queries"] == 1
+
+    class Silent(Judge):
+        def __call__(self, proposals):
+            return [
+                v if i == 0 and p.action == "try 0" else Verdict.invalid("nobody answers")
+                for i, (p, v) in enumerate(zip(proposals, super().__call__(proposals), strict=True))
+            ]
+
+    cut = anyio.run(Refined(policy, Silent(), rounds=5, bar=0.9).act, asked)
+    assert cut.action == "try 0" and cut.usage["queries"] == 1  # nothing was told of the second try, which had no verdict
     assert Proposal([], "x").consequences == {} and utility(0.8, 1, 0.1) > utility(0.7, 1, 0.1) > utility(0.7, 2, 0.1)
 
 
@@ -380,7 +395,7 @@ def test_a_look_ahead_takes_the_best_of_what_comes_of_each_and_leaves_the_world_
     seen = []
 
     def value(v, t):
-        seen.append((v.episode.verdicts, [x.verdicts for x in v.episode.turns], v.episode.terms))
+        seen.append((v.episode.verdicts, [x.verdicts for x in v.episode.turns], v.episode.terms, v.task.data))
         return float(v.episode.turns[t].action == good)
 
     ahead = Lookahead(policy, Critic(value), 3).attach(env)
@@ -388,6 +403,8 @@ def test_a_look_ahead_takes_the_best_of_what_comes_of_each_and_leaves_the_world_
 
     chosen = anyio.run(ahead.act, Conversation("a", info["messages"], seed=1))
     assert chosen.action == good and not env.episode.turns and not any(any(x) for row in seen for x in row)
+    with pytest.raises(UsageError, match="read the answer"):
+        resolve("lookahead:2/onward/random")
     with pytest.raises(UsageError, match="verifier of turns"):
         Lookahead(policy, type("S", (), {"level": "outcome"})())
     from worlds import World

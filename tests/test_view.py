@@ -14,7 +14,7 @@ from scripted import episode
 
 from agentgym.cli.main import guarded as main
 from agentgym.episode import encode
-from agentgym.errors import RecordError
+from agentgym.errors import UsageError
 from agentgym.messages import ToolCall
 from agentgym.verdict import EPISODE, Place, Term, Verdict
 from agentgym.view.app import Viewer
@@ -157,7 +157,7 @@ def test_a_running_run_grows_in_the_page_and_a_cut_or_broken_one_opens_and_says_
     (folder / "episodes.jsonl").unlink()
     assert site.get("/api/episodes").json()["total"] == 0
     page.close()
-    with pytest.raises(RecordError, match="not a run folder"):
+    with pytest.raises(UsageError, match="not a run folder"):
         Index(tmp_path)
 
 
@@ -183,9 +183,10 @@ def test_another_host_a_foreign_origin_and_a_bad_token_are_refused(tmp_path, ser
     assert site.get("/api/run", **{"X-Token": "wrong"}).status_code == 403 and httpx.get(site.base).status_code == 403
     assert site.get("/api/run", Host="evil.test:80").status_code == 403 and site.get("/api/run", Origin="http://evil.test").status_code == 403
     assert site.get("/api/run", Origin=site.base).status_code == 200
+    assert {site.get(f"/api/episodes?after={x}").status_code for x in ("-1", "x", "1e9")} == {400} and site.get("/api/episodes?after=99").json()["rows"] == []
     assert site.get("/api/episode/99").status_code == 404 and site.get("/api/picture/0/0").status_code == 409  # an office desk has no pixels
     assert json.loads(site.get("/api/episode/1").content)["id"] == "task0#1"
 
 
 def test_view_from_the_command_line_says_what_is_wrong(tmp_path, capsys):
-    assert main(["view", str(tmp_path)]) == 2 or "not a run folder" in capsys.readouterr().err
+    assert main(["view", str(tmp_path)]) == 2 and "not a run folder" in capsys.readouterr().err

@@ -31,6 +31,7 @@ class VerifyConfig(Struct, forbid_unknown_fields=True):
     """A board, or one packed run."""
 
     path: Annotated[str, Meta(description="packed run, run folder, or a whole board")] = BOARD
+    replay: Annotated[bool, Meta(description="also play every action again, which needs the world and not its record alone")] = True
 
 
 class BuildConfig(Struct, forbid_unknown_fields=True):
@@ -38,6 +39,7 @@ class BuildConfig(Struct, forbid_unknown_fields=True):
 
     board: Annotated[str, Meta(description="folder of the board")] = BOARD
     to: Annotated[str, Meta(description="page to write; default index.html in the board")] = ""
+    replay: Annotated[bool, Meta(description="also play every action again")] = False
 
 
 class ServeConfig(Struct, forbid_unknown_fields=True):
@@ -68,12 +70,13 @@ def submit_run(config: SubmitConfig, screen: Screen) -> Answer:
 
 def verify_board(config: VerifyConfig, screen: Screen) -> Answer:
     path = Path(config.path)
-    return _answer(examined(path) if path.is_dir() and not (path / "episodes.jsonl").exists() else [examine(path)])
+    whole = path.is_dir() and not (path / "episodes.jsonl").exists()
+    return _answer(examined(path, config.replay) if whole else [examine(path, config.replay)])
 
 
 def build_page(config: BuildConfig, screen: Screen) -> Answer:
     board = Path(config.board)
-    found = examined(board)
+    found = examined(board, config.replay)
     to = Path(config.to) if config.to else board / "index.html"
     standings = [f.standing for f in found if f.standing is not None]
     to.write_text(page(standings))

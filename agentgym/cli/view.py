@@ -25,7 +25,7 @@ class ViewConfig(Struct, forbid_unknown_fields=True):
 
 
 def view(config: ViewConfig, screen: Screen) -> Answer:
-    """Serve until interrupted. Raises ``RecordError`` where there is no run, ``MissingExtra`` without a server."""
+    """Serve until interrupted. Raises ``UsageError`` where there is no run, ``MissingExtra`` without a server."""
     try:
         import uvicorn
 

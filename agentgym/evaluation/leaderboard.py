@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from msgspec import Struct
 from agentgym.episode import Episode
 from agentgym.errors import AgentGymError, BundleError, UsageError
 from agentgym.evaluation.bundle import opened, pack
-from agentgym.evaluation.regrade import episodes_of, verify
+from agentgym.evaluation.regrade import episodes_of, replay, verify
 from agentgym.evaluation.run import Plan, Result, summarise
 from agentgym.registry import spec
 
@@ -49,11 +50,14 @@ class Examined(Struct):
     standing: Standing | None = None
 
 
-def examine(path: Path) -> Examined:
-    """Grade a packed run again, offline, and look for every reason not to publish it."""
+def examine(path: Path, played_again: bool = True) -> Examined:
+    """Grade a packed run again, offline, and look for every reason not to publish it.
+
+    With ``played_again`` its actions are also played again: record and artefacts that fit each other, and were never those of these actions, show.
+    """
     try:
         with opened(path) as folder:
-            reasons, result, plan = _examined(folder)
+            reasons, result, plan = _examined(folder, played_again)
             if result is None or reasons:
                 return Examined(path.name, False, reasons or ["it holds no result"])
             provenance = _read(folder / "provenance.json", list[dict[str, Any]]) or [{}]
@@ -65,7 +69,7 @@ def examine(path: Path) -> Examined:
         return Examined(path.name, False, [str(error)])
 
 
-def _examined(folder: Path) -> tuple[list[str], Result | None, Plan]:
+def _examined(folder: Path, played_again: bool) -> tuple[list[str], Result | None, Plan]:
     """Reasons against a run, its result as recomputed, and its plan."""
     config, told = folder / "config.toml", _read(folder / "result.json", Result)
     if not config.is_file() or told is None:
@@ -83,9 +87,14 @@ def _examined(folder: Path) -> tuple[list[str], Result | None, Plan]:
     finally:
         env.close()
     episodes = episodes_of(folder)
+    valid_keys = Counter((e.task, e.attempt) for e in episodes if e.status == "valid")
     played = {(e.task, e.attempt): e for e in episodes if e.status == "valid"}
     last: dict[tuple[str, int], Episode] = {(e.task, e.attempt): e for e in episodes} | played
     reasons = [*_regraded(folder), *_foreign(episodes, known.id, plan.split)]
+    if played_again and not reasons:
+        reasons += [f"{d.episode}: played again, {d.why} at turn {d.turn}" for d in replay(folder).diverged[:5]]
+    if twice := sorted(key for key, n in valid_keys.items() if n > 1):
+        reasons.append(f"{len(twice)} attempts are there more than once, such as {twice[0][0]} attempt {twice[0][1]}")
     if missing := sorted(wanted - set(last)):
         reasons.append(f"{len(missing)} of {len(wanted)} attempts are missing, such as {missing[0][0]} attempt {missing[0][1]}")
     if extra := sorted(set(last) - wanted):
@@ -169,13 +178,13 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")[:80] or "unnamed"
 
 
-def examined(board: Path) -> list[Examined]:
+def examined(board: Path, played_again: bool = True) -> list[Examined]:
     """Every packed run of a board, graded again."""
     if not board.is_dir():
         raise UsageError(f"{board} is no board; submit to it first: agentgym leaderboard submit BUNDLE --board {board}")
     out = []
     for path in sorted(board.rglob("*.zip")):
-        found = examine(path)
+        found = examine(path, played_again)
         found.file = path.relative_to(board).as_posix()
         if found.standing is not None:
             found.standing.file = found.file

@@ -43,12 +43,16 @@ def probe_set(episodes: Sequence[Episode], seed: int = 0) -> Iterator[Episode]:
         if not episode.success:
             yield _noted(injected(episode), "injection", episode, label=0.0)
             continue
-        other = next((o for o in rng.sample(others, len(others)) if o.kind != episode.kind or o.task != episode.task), None)
+        other = next((o for o in rng.sample(others, len(others)) if _instruction(o) != _instruction(episode)), None)
         if other is not None:
             yield _noted(under(episode, other), "mismatch", episode, label=0.0)
         made = corrupted(episode, environments, rng)
         if made is not None:
             yield _noted(made[0], "mistake", episode, label=0.0, first_wrong=made[1])
+
+
+def _instruction(episode: Episode) -> list[str]:
+    return [str(m["content"]) for m in episode.turns[0].observation if m["role"] == "user"]
 
 
 def _balanced(episodes: Sequence[Episode]) -> list[Episode]:
@@ -96,7 +100,7 @@ def noisy(episode: Episode, rng: random.Random) -> Episode:
 
 
 def relaid(episode: Episode, rng: random.Random) -> Episode:
-    """Every number of an element (``[12]``, ``id 12``) another one, the same everywhere, and lines of equal depth in another order."""
+    """Every number of an element (``[12]``, ``id 12``) another one, the same everywhere."""
     shift = rng.randrange(100, 900)
     number = re.compile(r"(\[|\bid:? |\b(?:click|fill|select|hover|press) |\"id\": ?)(\d+)")
 

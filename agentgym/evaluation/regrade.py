@@ -152,7 +152,7 @@ def _why_different(env: AgentEnv, episode: Episode, artefacts: ArtefactStore) ->
 
 
 def replay(folder: Path) -> Replayed:
-    """Play every valid episode's actions again and compare state hashes turn by turn."""
+    """Play every valid episode's actions again; compare state hashes turn by turn, and at the end the verdicts."""
     environments, result = Environments(), Replayed(0, 0, [])
     for episode in episodes_of(folder):
         if episode.status != "valid":
@@ -177,6 +177,13 @@ def _first_divergence(env: AgentEnv, episode: Episode) -> Divergence | None:
             info = env.end(episode.stop_reason, turn.action)[4] if cut else env.step(turn.action)[4]
             if info["state_hash"] != turn.state_hash:
                 return Divergence(episode.id, number, "the state differs")
+        assert episode.stop_reason is not None
+        if env.episode.stop_reason is None:
+            env.end(episode.stop_reason)
+        for name, verdict in env.episode.verdicts.items():
+            told = episode.verdicts.get(name)
+            if told is None or (told.status, told.value) != (verdict.status, verdict.value):
+                return Divergence(episode.id, len(episode.turns), f"the verdict {name!r} differs")
     except (AgentGymError, Fault) as error:
         return Divergence(episode.id, len(env.episode.turns), str(error))
     return None

@@ -24,7 +24,7 @@ from agentgym.policies import resolve
 from agentgym.registry import installed, verifier
 from agentgym.rewards.sources import Late
 from agentgym.rewards.spec import Spec, World
-from agentgym.rewards.table import Table
+from agentgym.rewards.table import Column, Table
 from agentgym.rewards.text import load as load_spec
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,8 @@ class VerifierResult(Struct):
     every failure of its task. ``kappa`` agreement beyond chance, ``calibration`` the expected calibration error, ``brier`` the squared one.
     ``probes``: by probe, accuracy, the share of verdicts that it turned round, and how far it moved values. ``bias``: correlations of values
     with length and format among equals, and the share of pairs in which a judge stuck to a place. ``best_of``: the rule's success of what the
-    verifier likes best of n. ``last_lowest``: the share of episodes whose least turn is the last.
+    verifier likes best of n; ``over_optimisation``: the same beside its own value of it
+    (``proxy``) and the divergence ``kl`` in nats. ``last_lowest``: the share of episodes whose least turn is the last.
     """
 
     verifier: str
@@ -77,6 +78,7 @@ class VerifierResult(Struct):
     kinds: dict[str, float]
     bias: dict[str, float]
     best_of: dict[str, Interval]
+    over_optimisation: list[dict[str, Any]]
     calls: dict[str, int]
     wall_s: float
     out: str | None = None
@@ -100,6 +102,9 @@ async def judged(spec: Spec, episodes: Sequence[Episode]) -> tuple[list[Judged],
     """What a spec makes of the episodes of a set, and what its sources counted. Late verdicts in the records are not read, but asked for again.
 
     Sources see no outcome: that is what is to be found out.
+
+    Raises:
+        UsageError: it gives numbers of turns and others of whole episodes.
     """
     bare = [_bare(e) for e in episodes]
     settler = settler_for(spec)
@@ -109,8 +114,10 @@ async def judged(spec: Spec, episodes: Sequence[Episode]) -> tuple[list[Judged],
     columns = spec.columns(Table(bare))
     whole_E = np.zeros(len(bare))
     turns_ET = None
+    if len({_of_turns(c) for c in columns}) > 1:
+        raise UsageError("this spec gives numbers of turns and of whole episodes; a verifier gives one or the other")
     for column in columns:
-        if column.value_ET.shape[1] > 1 or column.level in ("turn", "span", "token"):
+        if _of_turns(column):
             turns_ET = column.value_ET if turns_ET is None else turns_ET + column.value_ET
         else:
             whole_E = whole_E + column.value_ET[:, 0]
@@ -127,6 +134,10 @@ async def judged(spec: Spec, episodes: Sequence[Episode]) -> tuple[list[Judged],
         for name, n in getattr(source, "counts", {}).items():
             calls[name] += n
     return out, dict(calls)
+
+
+def _of_turns(column: Column) -> bool:
+    return column.value_ET.shape[1] > 1 or column.level in ("turn", "span", "token")
 
 
 def _bare(episode: Episode) -> Episode:
@@ -174,6 +185,7 @@ def summed_up(text: str, on: str, found: Sequence[Judged], calls: Mapping[str, i
     """All numbers of a verifier on a set."""
     known = [j for j in found if not math.isnan(j.value)]
     plain = [j for j in known if j.probe == "plain"]
+    curve = best_of(plain)
     kinds: dict[str, list[bool]] = defaultdict(list)
     for j in plain:
         kinds[j.episode.kind or j.episode.env].append(_right(j))
@@ -183,7 +195,8 @@ def summed_up(text: str, on: str, found: Sequence[Judged], calls: Mapping[str, i
         pairs=pair_accuracy(plain), one_vs_many=one_against_many(plain), kappa=kappa(plain), calibration=calibration(plain),
         brier=float(np.mean([(j.value - j.label) ** 2 for j in plain])) if plain else None,
         first_error=first_error([j for j in known if j.turns]), last_lowest=_last_lowest([j for j in plain if len(j.turns) > 1]),
-        probes=probes(known), kinds={k: sum(v) / len(v) for k, v in sorted(kinds.items())}, bias=biases(plain), best_of=best_of(plain),
+        probes=probes(known), kinds={k: sum(v) / len(v) for k, v in sorted(kinds.items())}, bias=biases(plain),
+        best_of={str(row["n"]): row["gold"] for row in curve}, over_optimisation=curve,
         calls=dict(calls), wall_s=seconds,
     )  # fmt: skip
 
@@ -306,20 +319,13 @@ def _ranks(x_M: Floats) -> Floats:
     return ranks
 
 
-def best_of(found: Sequence[Judged]) -> dict[str, Interval]:
-    """By n, the chance that what the verifier likes best of n attempts at a task is a success, over all draws without replacement; n = 1: the mean.
-
-    Of equals each is taken as often. Source: Gao, Schulman and Hilton, "Scaling Laws for Reward Model Overoptimization" (the estimator).
-    """
+def best_of(found: Sequence[Judged]) -> list[dict[str, Any]]:
+    """``over_optimisation`` of a verifier's values against the rule's labels; n goes up to the fewest attempts at a task."""
     tasks: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for j in found:
         tasks[j.episode.task].append((j.value, j.label))
-    most = min((len(rows) for rows in tasks.values()), default=0)
-    out = {}
-    for n in [n for n in LEVELS if n <= most]:
-        means = [best_of_n(np.array([v for v, _ in rows]), np.array([y for _, y in rows]), n) for rows in tasks.values()]
-        out[str(n)] = bootstrap(means, list(tasks))
-    return out
+    proxy, gold = ([np.array([row[k] for row in rows]) for rows in tasks.values()] for k in (0, 1))
+    return over_optimisation(proxy, gold) if tasks else []
 
 
 def best_of_n(value_M: Floats, worth_M: Floats, n: int) -> float:
@@ -336,7 +342,8 @@ def best_of_n(value_M: Floats, worth_M: Floats, n: int) -> float:
 def over_optimisation(proxy: Sequence[Floats], gold: Sequence[Floats], levels: Sequence[int] = LEVELS) -> list[dict[str, Any]]:
     """Best of n by a proxy: for each n, log n − (n − 1)/n nats of divergence, and the mean of proxy and gold with intervals over tasks.
 
-    ``proxy`` and ``gold`` hold one array per task, an entry per attempt. Source: "Scaling Laws for Reward Model Overoptimization".
+    ``proxy`` and ``gold`` hold one array per task, an entry per attempt; draws are without replacement, and n = 1 is the mean.
+    Source: "Scaling Laws for Reward Model Overoptimization".
     """
     most = min(map(len, proxy))
     names = [str(i) for i in range(len(proxy))]

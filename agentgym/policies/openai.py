@@ -95,7 +95,7 @@ class OpenAI:
             wait = pause
             try:
                 with anyio.fail_after(max(0.01, min(self.timeout_s, ends - time.monotonic()))):
-                    async with session.post(self.url, data=msgspec.json.encode(body), headers=_headers()) as response:
+                    async with session.post(self.url, data=msgspec.json.encode(body), headers=_headers(), allow_redirects=False) as response:
                         content = await response.read()
                 found = _answer_in(response.status, content)
                 if isinstance(found, _Response):
@@ -122,7 +122,8 @@ class _Held(NamedTuple):
 
 async def _opened() -> AsyncGenerator[aiohttp.ClientSession, None]:
     """A session; a loop that ends closes the generators it knows, and so this."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0)) as session:
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=patience, trust_env=True) as session:
         yield session
 
 

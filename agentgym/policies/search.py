@@ -100,7 +100,7 @@ class Refined:
         """Write, hear, write again; the best of all tries where none is good enough.
 
         Raises:
-            PolicyFault: the critic has no verdict on any try.
+            PolicyFault: the critic has no verdict on the first try.
         """
         tell = self._consequences or (lambda action: {})
         tries: list[tuple[float, int, Completion]] = []
@@ -112,10 +112,11 @@ class Refined:
                 said = msgspec.structs.replace(said, tokens=None)
             proposal = Proposal(conversation.messages, said.action, tell(said.action))
             (verdict,) = await anyio.to_thread.run_sync(self.judge, [proposal])
-            if verdict.status == "scored" and verdict.value is not None:
-                tries.append((verdict.value, -n, said))
-                if verdict.value >= self.bar:
-                    break
+            if verdict.status != "scored" or verdict.value is None:  # nothing can be said of it, so there is nothing to tell
+                break
+            tries.append((verdict.value, -n, said))
+            if verdict.value >= self.bar:
+                break
             told: Message = {"role": "user", "content": f"Not done yet. {verdict.critique or 'A critic advises against it.'} Write the action again."}
             messages += [{"role": "assistant", "content": said.action}, told]
         if not tries:
@@ -128,7 +129,7 @@ class Refined:
 class Lookahead:
     """The best of ``k`` candidates by what comes of them: each is played in a fork of the world, and a verifier of turns judges what it then sees.
 
-    The verifier is shown the record alone, without the environment's own verdicts: it may not read the answer. For environments that fork.
+    The verifier is shown the record alone, without the environment's own verdicts and the task's data: it may not read the answer. For environments that fork.
     Sources: "Rewarding Progress: Scaling Automated Process Verifiers for LLM Reasoning" (search by a process verifier), and best-first search
     with a value model in general.
     """
@@ -136,6 +137,8 @@ class Lookahead:
     def __init__(self, policy: Policy, source: Source, k: int = 4, env: AgentEnv | None = None) -> None:
         if source.level != "step":
             raise UsageError("a look ahead needs a verifier of turns, such as rm:PATH of one trained with level step")
+        if getattr(source, "replays", False):
+            raise UsageError("a look ahead takes no verifier that plays the world on to its end: that would read the answer")
         self.name = f"lookahead:{k}/{policy.name}"
         self.policy, self.source, self.k, self.env = policy, source, k, env
 
@@ -171,7 +174,8 @@ class Lookahead:
         try:
             fork.step(action)
             bare = [msgspec.structs.replace(t, verdicts={}, facts={}) for t in fork.episode.turns]
-            return EpisodeView(fork.task, msgspec.structs.replace(fork.episode, turns=bare, verdicts={}, terms=[]))
+            task = msgspec.structs.replace(fork.task, data={})
+            return EpisodeView(task, msgspec.structs.replace(fork.episode, turns=bare, verdicts={}, terms=[]))
         finally:
             fork.close()
 

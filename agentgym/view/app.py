@@ -80,7 +80,10 @@ class Viewer:
 
     async def episodes(self, request: Request) -> Response:
         """Rows from ``after`` on, and whether that is all there is for now."""
-        after = int(request.query_params.get("after", "0") or 0)
+        asked = request.query_params.get("after", "0")
+        if not asked.isdecimal():
+            return PlainTextResponse("after is the number of a row", 400)
+        after = int(asked)
         whole = await anyio.to_thread.run_sync(self.index.refresh, ROWS if after else FIRST)
         rows = self.index.rows[after : after + ROWS]
         return _json({"rows": rows, "total": len(self.index.rows), "whole": whole and after + len(rows) >= len(self.index.rows)})

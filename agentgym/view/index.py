@@ -9,28 +9,33 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentgym.errors import RecordError
+from agentgym.errors import UsageError
 from agentgym.verdict import Verdict
 
 ROWS = 2000
 """Rows of one answer."""
 
 
-class Row(Struct):
-    """What a list shows of an episode. ``broken``: its line could not be read."""
+class _Known(Struct):
+    """What a list shows as it stands in the record."""
 
-    n: int
     id: str
     task: str = ""
     kind: str = ""
     policy: str = ""
     attempt: int = 0
-    status: str = "broken"
+    status: str = "running"
+    parent: tuple[str, int] | None = None
+
+
+class Row(_Known, kw_only=True):
+    """What a list shows of an episode. ``status`` is ``broken`` where its line could not be read."""
+
+    n: int
     success: bool = False
     reward: float = 0.0
     turns: int = 0
     stop: str = ""
-    parent: tuple[str, int] | None = None
     why: str = ""
 
 
@@ -42,18 +47,11 @@ class _Worth(Struct):
     value: float = 0.0
 
 
-class _Slim(Struct):
+class _Slim(_Known):
     """The few fields of an episode that a list needs; the rest is skipped by the decoder."""
 
-    id: str
-    task: str = ""
-    kind: str = ""
-    policy: str = ""
-    attempt: int = 0
-    status: str = "running"
     stop_reason: str | None = None
     fault: str | None = None
-    parent: tuple[str, int] | None = None
     verdicts: dict[str, Verdict] = {}
     terms: list[_Worth] = []
     turns: list[_Nothing] = []
@@ -66,13 +64,13 @@ class Index:
     """Rows of ``episodes.jsonl``, read as far as it was written when ``refresh`` was last asked.
 
     Raises:
-        RecordError: the folder holds no record.
+        UsageError: the folder holds no record.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "episodes.jsonl"
         if not self.path.is_file():
-            raise RecordError(f"{folder} is not a run folder: it has no episodes.jsonl")
+            raise UsageError(f"{folder} is not a run folder: it has no episodes.jsonl")
         self.rows: list[Row] = []
         self._places: list[tuple[int, int]] = []
         self._end = 0
@@ -122,7 +120,10 @@ def _row(n: int, line: bytes) -> Row:
     try:
         e = _DECODER.decode(line)
     except msgspec.MsgspecError as error:
-        return Row(n, f"line {n + 1}", why=str(error)[:200])
+        return Row(id=f"line {n + 1}", n=n, status="broken", why=str(error)[:200])
     won = e.status == "valid" and bool(e.verdicts) and all(v.status == "scored" and v.value == 1.0 for v in e.verdicts.values())
     total = sum(t.value for t in e.terms)
-    return Row(n, e.id, e.task, e.kind, e.policy, e.attempt, e.status, won, total, len(e.turns), e.stop_reason or "", e.parent, (e.fault or "")[:200])
+    return Row(
+        e.id, e.task, e.kind, e.policy, e.attempt, e.status, e.parent, n=n, success=won, reward=total, turns=len(e.turns), stop=e.stop_reason or "",
+        why=(e.fault or "")[:200],
+    )  # fmt: skip

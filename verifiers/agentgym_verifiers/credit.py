@@ -95,6 +95,7 @@ class LeaveOneOut(Stateless):
 
     level: ClassVar[Literal["step"]] = "step"
     scope: ClassVar[Literal["episode"]] = "episode"
+    replays: ClassVar[bool] = True
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
         """A verdict for each turn."""
@@ -127,6 +128,7 @@ class MonteCarlo(Stateless):
 
     level: ClassVar[Literal["step"]] = "step"
     scope: ClassVar[Literal["episode"]] = "episode"
+    replays: ClassVar[bool] = True
 
     def __init__(self, prover: str = "", n: int = 4) -> None:
         self.n, self.prover = n, resolve(prover) if prover else None

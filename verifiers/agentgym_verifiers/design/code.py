@@ -25,7 +25,7 @@ CALLS = frozenset(
     "abs min max len sum round float int bool str sorted any all range enumerate zip list dict set tuple sqrt exp log".split()  # noqa: SIM905  # words
 )
 METHODS = frozenset("get items keys values lower upper strip split startswith endswith count append join replace index".split())  # noqa: SIM905
-LONGEST, LARGEST = 8_000, 100.0
+LONGEST, LARGEST, MOST_POWER = 8_000, 100.0, 8
 
 
 class Refused(UsageError):
@@ -101,7 +101,7 @@ def criticise(code: str, fields: Sequence[Field]) -> ast.FunctionDef:
         raise Refused(f"the code has {len(code)} characters; at most {LONGEST}")
     try:
         tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"it is no Python: {error}") from None
     functions = [n for n in tree.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     if len(functions) != 1 or not isinstance(functions[0], ast.FunctionDef) or functions[0].name != "reward":
@@ -133,19 +133,18 @@ def _look(node: ast.AST, local: set[str], function: ast.FunctionDef) -> None:
         raise Refused(f"{line}: {type(node).__name__} may not be used")
     if isinstance(node, ast.FunctionDef) and node is not function:
         raise Refused(f"{line}: no function within it")
-    if (
-        isinstance(node, ast.Name)
-        and isinstance(node.ctx, ast.Load)
-        and node.id not in local | CALLS
-        and node.id not in ("float", "str", "int", "bool", "list", "dict")
-    ):
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in local | CALLS:
         raise Refused(f"{line}: {node.id!r} is not described")
     if isinstance(node, ast.Attribute) and node.attr not in METHODS:
         raise Refused(f"{line}: .{node.attr} may not be used")
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and not (isinstance(node.right, ast.Constant) and abs(float(node.right.value or 0)) <= 8):  # type: ignore[arg-type]  # a number, or refused by float
-        raise Refused(f"{line}: powers up to 8 alone")
+    if isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.Pow) and not _small(node.right if isinstance(node, ast.BinOp) else node.value):
+        raise Refused(f"{line}: powers up to {MOST_POWER} alone")
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and abs(node.value) > 1e6:
         raise Refused(f"{line}: the number {node.value!r:.20} is too large")
+
+
+def _small(power: ast.expr) -> bool:
+    return isinstance(power, ast.Constant) and isinstance(power.value, (int, float)) and 0 <= power.value <= MOST_POWER
 
 
 def dry_run(code: str, fields: Sequence[Field], episodes: Sequence[Episode], seconds: float = 10.0) -> list[list[float]]:
@@ -155,8 +154,16 @@ def dry_run(code: str, fields: Sequence[Field], episodes: Sequence[Episode], sec
         Refused: the static critic refuses it, it raises, it does not end, or gives what is no number within ±100.
         SandboxFault: the sandbox failed.
     """
+    rows = tried(code, fields, episodes, seconds)
+    if broken := next((row for row in rows if isinstance(row, Refused)), None):
+        raise broken
+    return [row for row in rows if not isinstance(row, Refused)]
+
+
+def tried(code: str, fields: Sequence[Field], episodes: Sequence[Episode], seconds: float = 10.0) -> list[list[float] | Refused]:
+    """As ``dry_run``, but what is refused on one episode alone is said in its place."""
     criticise(code, fields)
-    given = json.dumps([arguments_of(e, fields) for e in episodes])
+    given = json.dumps({"names": sorted(CALLS), "episodes": [arguments_of(e, fields) for e in episodes]})
     with start(Image(), Resources(memory=256 << 20, seconds=seconds, pids=32)) as sandbox:
         sandbox.write({"/work/code.py": code.encode(), "/work/turns.json": given.encode(), "/work/inside.py": INSIDE.read_bytes()})
         done = sandbox.exec(["python3", "-I", "-S", "inside.py"], timeout=seconds)
@@ -164,13 +171,22 @@ def dry_run(code: str, fields: Sequence[Field], episodes: Sequence[Episode], sec
             raise Refused(f"it did not end within {seconds:g} s")
         if done.code:
             raise Refused(f"it ended with code {done.code}{' (out of memory)' if done.oom else ''}")
-        said: Any = json.loads(sandbox.read("/work/rewards.json", 1 << 24))
-    if "error" in said:
-        raise Refused(f"it raised {said['error']}")
-    rows = [[_number(x) for x in row] for row in said["rewards"]]
-    if [len(r) for r in rows] != [len(e.turns) for e in episodes]:
-        raise Refused("it gave another number of rewards than there are turns")
-    return rows
+        try:
+            said: Any = json.loads(sandbox.read("/work/rewards.json", 1 << 24))
+        except (OSError, ValueError) as error:
+            raise Refused(f"what it gave cannot be read: {error}") from None
+    return [_row(row, len(e.turns)) for row, e in zip(said, episodes, strict=True)]
+
+
+def _row(said: Json, turns: int) -> list[float] | Refused:
+    """The rewards of an episode, or why there are none."""
+    if isinstance(said, str):
+        return Refused(f"it raised {said}")
+    try:
+        row = [_number(x) for x in said] if isinstance(said, list) else []
+    except Refused as error:
+        return error
+    return row if len(row) == turns else Refused("it gave another number of rewards than there are turns")
 
 
 def _number(x: Json) -> float:
@@ -198,12 +214,15 @@ class Written(Stateless):
         self.code, self.fields = code, list(fields)
 
     async def judge(self, views: Sequence[EpisodeView], policy: Policy) -> list[list[Verdict]]:
-        """A verdict for each turn; all ``invalid`` where it cannot be run on these."""
+        """A verdict for each turn; ``invalid`` those of an episode on which it fails, and all where it does not end."""
         try:
-            rows = await anyio.to_thread.run_sync(dry_run, self.code, self.fields, [v.episode for v in views])
+            rows = await anyio.to_thread.run_sync(tried, self.code, self.fields, [v.episode for v in views])
         except (Refused, Fault) as error:
             return [[Verdict.invalid(str(error))] * len(v.episode.turns) for v in views]
-        return [[Verdict.scored(x) for x in row] for row in rows]
+        return [
+            [Verdict.invalid(str(row))] * len(v.episode.turns) if isinstance(row, Refused) else [Verdict.scored(x) for x in row]
+            for row, v in zip(rows, views, strict=True)
+        ]
 
 
 def save(path: Path, code: str, fields: Sequence[Field], **about: Json) -> None:

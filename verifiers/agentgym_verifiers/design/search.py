@@ -69,18 +69,24 @@ async def search(
     found = Found([], [])
     for generation in range(generations):
         prompts = [_prompt(fields, goal, found) for _ in range(candidates)]
-        codes: list[str] = [""] * candidates
+        codes, silent = [""] * candidates, dict[int, str]()
 
-        async def write(i: int, prompts: list[str] = prompts, codes: list[str] = codes, generation: int = generation) -> None:
+        async def write(i: int, prompts: list[str] = prompts, codes: list[str] = codes, silent: dict[int, str] = silent, generation: int = generation) -> None:
             asked: list[Message] = [{"role": "user", "content": prompts[i]}]
-            codes[i] = code_in((await designer.act(Conversation(f"design-{generation}-{i}", asked, seed=seed + 1009 * generation + i))).action)
+            try:
+                said = await designer.act(Conversation(f"design-{generation}-{i}", asked, seed=seed + 1009 * generation + i))
+            except Fault as error:
+                silent[i] = f"not written: {error}"
+            else:
+                codes[i] = code_in(said.action)
 
         async with anyio.create_task_group() as group:
             for i in range(candidates):
                 group.start_soon(write, i)
         found.asked += candidates
-        for code in codes:
-            found.candidates.append(await _tried(Candidate(generation, code), fields, episodes, fitness))
+        for i, code in enumerate(codes):
+            candidate = Candidate(generation, code, why=silent.get(i, ""))
+            found.candidates.append(candidate if candidate.why else await _tried(candidate, fields, episodes, fitness))
         found.best.append(max((c.fitness for c in found.candidates if c.fitness is not None), default=0.0))
     return found
 
@@ -103,7 +109,7 @@ def _prompt(fields: Sequence[Field], goal: str, found: Found) -> str:
     text = prompt_of(fields, goal)
     if (best := found.winner) is not None:
         text += f"\n\nThe best so far has true success {best.fitness:.3f}. {best.why}\n\n{best.code}\n\nWrite a better one."
-    refused = [c for c in found.candidates if c.fitness is None][-2:]
+    refused = [c for c in found.candidates if c.fitness is None and c.code][-2:]
     return text + "".join(f"\n\nThis one was {c.why}\n\n{c.code}" for c in refused)
 
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from agentgym.core import Conversation, EpisodeView, Message, Policy
 from agentgym.episode import Episode
+from agentgym.errors import VerifierFault
 from agentgym.evaluation.probes import played
 from agentgym.evaluation.regrade import Environments
 from agentgym.evaluation.verifiers import view_of
@@ -34,7 +35,8 @@ ROLE = (
 async def duel(episode: Episode, turn: int, sneaky: Policy, critic: Source, environments: Environments | None = None, seed: int = 0) -> Duel:
     """One round: the sneaky side rewrites the action of ``turn``, the world says whether that is a mistake, the critic looks for the first wrong turn.
 
-    A change that is no mistake is discarded: nobody is paid. Source: "SPC: Evolving Self-Play Critic via Adversarial Games for LLM Reasoning".
+    A change that is no mistake is discarded, and so is one on which the critic has no verdict: nobody is paid.
+    Source: "SPC: Evolving Self-Play Critic via Adversarial Games for LLM Reasoning".
     """
     asked: list[Message] = [{"role": "user", "content": f"{ROLE.format(turn=turn)}\n\n{shown(episode)}"}]
     said = await sneaky.act(Conversation(f"sneak-{episode.id}-{turn}", asked, seed=seed))
@@ -43,15 +45,27 @@ async def duel(episode: Episode, turn: int, sneaky: Policy, critic: Source, envi
     made = played(episode, changed, environments or Environments()) if said.action != actions[turn] else None
     if made is None or made.success or len(made.turns) <= turn:
         return Duel(turn, None, None, 0.0, 0.0)
-    found = await first_wrong(critic, view_of(made), sneaky)
+    try:
+        found = await first_wrong(critic, view_of(made), sneaky)
+    except VerifierFault:
+        return Duel(turn, None, None, 0.0, 0.0)
     won = 1.0 if found == turn else -1.0
     return Duel(turn, made, found, -won, won)
 
 
 async def first_wrong(critic: Source, view: EpisodeView, policy: Policy, bar: float = 0.5) -> int | None:
-    """The first turn that a critic of turns values below ``bar``; None where there is none."""
+    """The first turn that a critic of turns values below ``bar``; None where there is none.
+
+    Raises:
+        VerifierFault: before it found one, the critic had no verdict on a turn.
+    """
     (verdicts,) = await critic.judge([view], policy)
-    return next((t for t, v in enumerate(verdicts) if v.value is not None and v.value < bar), None)
+    for t, v in enumerate(verdicts):
+        if v.value is None:
+            raise VerifierFault(f"the critic has no verdict on turn {t}: {v.critique or 'no reason given'}")
+        if v.value < bar:
+            return t
+    return None
 
 
 async def rounds(episodes: Sequence[Episode], sneaky: Policy, critic: Source, n: int = 1, seed: int = 0) -> list[dict[str, float]]:
