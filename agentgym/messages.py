@@ -112,11 +112,17 @@ def text_of(messages: Sequence[Message]) -> str:
 
 
 _CONTROL = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160))}
+_INVISIBLE = {c: f"\\u{c:04x}" for c in (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)}
 
 
 def printable(text: str) -> str:
     """Text that cannot move a cursor or set a title: control characters but tab and newline are shown, as ``\\x1b``."""
     return text.replace("\r\n", "\n").translate(_CONTROL)
+
+
+def inert(text: str) -> str:
+    """``printable`` for people's eyes: characters that are invisible or turn the direction of reading are shown too."""
+    return printable(text).translate(_INVISIBLE)
 
 
 class ToolSpec(Struct, frozen=True):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,14 +25,28 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BASE = "debian:bookworm-slim"
 MADE = "agentgym/debian:bookworm"
-ORDER = ("base", "swe", "gui", "eval", "web")
-BELOW = {"swe": "agentgym/base", "gui": "agentgym/base", "eval": "agentgym/swe", "web": "agentgym/base"}
-MEMBERS = {"eval": ("", "envs/tools", "envs/swe", "verifiers"), "web": ("", "envs/web", "verifiers")}
-INSTALLED = {
-    "eval": ("agentgym-core", "agentgym-tools", "agentgym-swe", "agentgym-verifiers[math,text]"), "web": ("agentgym-core", "agentgym-web", "agentgym-verifiers")
+BELOW = {"swe": "base", "gui": "base", "eval": "base", "eval-swe": "eval", "eval-web": "eval", "eval-gui": "eval"}
+ORDER = ("base", *BELOW)
+
+
+class Gym(NamedTuple):
+    """What an image that holds a gym has over the one below: packages of Debian, parts of this house, what is installed of them, what was fetched."""
+
+    apt: str
+    members: tuple[str, ...]
+    installed: tuple[str, ...]
+    fetched: str = ""
+
+
+GYMS = {
+    "eval": Gym(
+        "python3 python3-venv", ("", "verifiers", "envs/tools", "envs/nethack"),
+        ("agentgym-core", "agentgym-verifiers[math,text]", "agentgym-tools", "agentgym-nethack"),
+    ),
+    "eval-swe": Gym("git patch", ("envs/swe",), ("agentgym-swe",), "swe"),
+    "eval-web": Gym("chromium libatomic1 fonts-dejavu-core procps", ("envs/web",), ("agentgym-web",), "web"),
+    "eval-gui": Gym("", ("envs/gui",), ("agentgym-gui",)),
 }  # fmt: skip
-FETCHED = {"eval": "swe", "web": "web"}
-"""For the images that hold a gym: the parts of this house in it, what is installed of them, and what was fetched for them."""
 EPOCH = "2026-01-01 00:00:00Z"
 
 
@@ -65,42 +80,49 @@ def run(*command: str) -> None:
         sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def context(name: str, folder: Path) -> None:
-    """Lay out what an image is built from."""
-    shutil.copy(HERE / name / "Dockerfile", folder)
-    if name in MEMBERS:
-        wheels = folder / "wheels"
-        pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "-w", str(wheels), "--find-links", str(wheels)]
-        wheels.mkdir()
-        run(*pip, "--no-deps", *(str(ROOT / part) for part in MEMBERS[name]))
-        run(*pip, *INSTALLED[name])
-        home = folder / "home"
-        home.mkdir()
-        part = FETCHED[name]
-        if (state_folder() / part).is_dir():
-            shutil.copytree(state_folder() / part, home / part, ignore=shutil.ignore_patterns("sdists", "*.new"))
+def context(name: str, folder: Path) -> list[str]:
+    """Lay out what an image is built from; the arguments of its build."""
+    gym = GYMS.get(name)
+    shutil.copy(HERE / ("eval" if gym else name) / "Dockerfile", folder)
+    if gym is None:
+        return []
+    wheels, home = folder / "wheels", folder / "home"
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "-w", str(wheels), "--find-links", str(wheels)]
+    wheels.mkdir()
+    parts = dict.fromkeys((*GYMS["eval"].members, *gym.members))
+    run(*pip, "--no-deps", *(str(ROOT / part) for part in parts))
+    run(*pip, *gym.installed)
+    home.mkdir()
+    if gym.fetched and (state_folder() / gym.fetched).is_dir():
+        shutil.copytree(state_folder() / gym.fetched, home / gym.fetched, ignore=shutil.ignore_patterns("sdists", "*.new"))
+    return ["--build-arg", f"APT={gym.apt}", "--build-arg", f"PARTS={' '.join(gym.installed)}"]
 
 
 def content(name: str) -> str:
-    """A digest of what an image is made from; of one with a gym, also the gym's own code and what was fetched for it."""
-    digest = hashlib.sha256((HERE / name / "Dockerfile").read_bytes())
-    if name in MEMBERS:
-        folders = [ROOT / "agentgym", *(ROOT / m for m in MEMBERS[name] if m)]
+    """A digest of what an image is made from, and those below it; of one with a gym, also the gym's own code and what was fetched for it."""
+    gym = GYMS.get(name)
+    digest = hashlib.sha256((HERE / ("eval" if gym else name) / "Dockerfile").read_bytes())
+    if name in BELOW:
+        digest.update(content(BELOW[name]).encode())
+    if gym:
+        digest.update(repr(gym).encode())
+        folders = [ROOT / m for m in gym.members if m] + [ROOT / "agentgym"] * ("" in gym.members)
         kept = (".py", ".toml", ".c", ".json", ".jsonl", ".txt", ".js", ".css", ".html", ".sql")
         for path in sorted(p for f in folders for p in f.rglob("*") if p.suffix in kept and p.is_file() and "build" not in p.relative_to(ROOT).parts):
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-        digest.update("\n".join(sorted(p.name for p in (state_folder() / FETCHED[name]).glob("*"))).encode())
+        digest.update("\n".join(sorted(p.name for p in (state_folder() / gym.fetched).glob("*"))).encode() if gym.fetched else b"")
     return digest.hexdigest()[:24]
 
 
 def build(name: str) -> dict[str, object]:
     """Build one image; what the lock file says of it."""
     with tempfile.TemporaryDirectory() as folder:
-        context(name, Path(folder))
-        below = BELOW[name] if name in BELOW else base()
-        run("docker", "build", "-q", "--build-arg", f"BASE={below}", "-t", f"agentgym/{name}", folder)
+        arguments = context(name, Path(folder))
+        below = f"agentgym/{BELOW[name]}" if name in BELOW else base()
+        run("docker", "build", "-q", "--build-arg", f"BASE={below}", *arguments, "-t", f"agentgym/{name}", folder)
     about = engine().inspect_image(f"agentgym/{name}")
-    return {"id": about["Id"], "layers": about["RootFS"]["Layers"], "bytes": about["Size"], "content": content(name)}
+    entry = {"id": about["Id"], "layers": about["RootFS"]["Layers"], "bytes": about["Size"], "content": content(name)}
+    return entry | {"gym": [part.partition("[")[0] for part in GYMS[name].installed]} if name in GYMS else entry
 
 
 def current(name: str, lock: dict[str, dict[str, object]]) -> bool:
@@ -113,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=[], help=f"which of {', '.join(ORDER)}; default: those that are missing or made from something else")
     given = parser.parse_args().names
-    lock = locked()
+    lock = {name: entry for name, entry in locked().items() if name.removeprefix("agentgym/") in ORDER}
     for name in given or [n for n in ORDER if not current(n, lock)]:
         print(f"building agentgym/{name} …", flush=True)
         lock[f"agentgym/{name}"] = build(name)

@@ -11,7 +11,7 @@ head -n 1000 "$OVER/test.jsonl" >"$OUT/test/episodes.jsonl"
 for side in train test; do
     "$BIN/agentgym" export "$OUT/$side" --format probes --to "$OUT/$side-set" --plain >/dev/null
 done
-teach() { "$BIN/agentgym" train --role verifier --steps 80 --groups 16 --lr 1e-3 --context 512 --plain --algo "$1" --data "$OUT/$2" --out "$OUT/$3" >/dev/null 2>&1; }
+teach() { "$BIN/agentgym" train --role verifier --steps 80 --groups 16 --lr 1e-3 --context 2048 --plain --algo "$1" --data "$OUT/$2" --out "$OUT/$3" >/dev/null 2>&1; }
 for each in "reward-model train rm" "outcome train outcome" "value train value" "step train-set step" "contrast train contrast" "outcome train-set robust"; do
     # shellcheck disable=SC2086
     [ -d "$OUT/${each##* }/verifier" ] || teach $each

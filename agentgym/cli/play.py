@@ -58,7 +58,7 @@ class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True, rename={"with
     episodes: Annotated[int, Meta(description="episodes in all; default one per task", ge=1)] | None = None
     option: Annotated[dict[str, Any], Meta(description="environment options as key=value, repeatable")] = {}
     sandbox: Annotated[str, Meta(description="kind of sandbox: bwrap, docker, runsc")] | None = None
-    within: Annotated[Literal["docker"], Meta(description="run the whole evaluation in the eval image")] | None = None
+    within: Annotated[Literal["docker"], Meta(description="run the whole evaluation in the image that holds the environment")] | None = None
     seed: Annotated[int, Meta(description="seed", ge=0)] = 0
     concurrency: Annotated[int, Meta(description="episodes at once", ge=1)] = 64
     retries: Annotated[int, Meta(description="fresh environments after a fault", ge=0)] = 2
@@ -185,10 +185,6 @@ def evaluation(config: EvalConfig, screen: Screen) -> Answer:
         raise UsageError("agentgym eval needs ENV (or --suite FILE); e.g. agentgym eval --env tools/desk --policy oracle --tasks 50 --out runs/oracle")
     if config.pack and not config.out:
         raise UsageError("--pack needs --out: a run folder to pack")
-    if config.within is not None:
-        from agentgym.cli.indoors import indoors
-
-        return indoors(config, screen)
     runs = several(config)
     if len(runs) == 1:
         answer = _one(runs[0], screen)
@@ -233,6 +229,10 @@ def _of_verifier(result: VerifierResult) -> Group:
 
 
 def _one(config: EvalConfig, screen: Screen) -> Answer:
+    if config.within is not None:
+        from agentgym.cli.indoors import indoors
+
+        return indoors(config, screen)
     plan = plan_of(config)
     wins = [0, 0]
 

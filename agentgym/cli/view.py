@@ -1,4 +1,4 @@
-"""``view`` a run in a browser tab."""
+"""``view`` a run in a browser tab, or in this terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
-from agentgym.errors import MissingExtra
+from agentgym.errors import MissingExtra, UsageError
 
 
 class ViewConfig(Struct, forbid_unknown_fields=True):
@@ -22,10 +22,13 @@ class ViewConfig(Struct, forbid_unknown_fields=True):
     folder: Annotated[str, Meta(description="run folder")]
     port: Annotated[int, Meta(description="port on the loopback interface; 0: any", ge=0, le=65535)] = 0
     open: Annotated[bool, Meta(description="open a browser tab")] = False
+    tui: Annotated[bool, Meta(description="look at it in this terminal")] = False
 
 
 def view(config: ViewConfig, screen: Screen) -> Answer:
     """Serve until interrupted. Raises ``UsageError`` where there is no run, ``MissingExtra`` without a server."""
+    if config.tui:
+        return _terminal(config)
     try:
         import uvicorn
 
@@ -44,4 +47,16 @@ def view(config: ViewConfig, screen: Screen) -> Answer:
     return Answer({"folder": config.folder, "episodes": len(viewer.index.rows)}, "")
 
 
-VIEW = Command("view", "Look at a run in a browser tab.", "agentgym view runs/oracle", ViewConfig, view, ("folder",))
+def _terminal(config: ViewConfig) -> Answer:
+    try:
+        from agentgym.view.terminal import Terminal
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "pip install 'agentgym-core[view]'") from None
+    if not sys.stdout.isatty():
+        raise UsageError("--tui needs a terminal; agentgym view DIR serves a page instead")
+    app = Terminal(Path(config.folder))
+    app.run()
+    return Answer({"folder": config.folder, "episodes": len(app.index.rows)}, "")
+
+
+VIEW = Command("view", "Look at a run in a browser tab, or in the terminal.", "agentgym view runs/oracle", ViewConfig, view, ("folder",))

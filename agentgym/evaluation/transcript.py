@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentgym.episode import Episode
-from agentgym.messages import Message, assistant_message, printable
+from agentgym.messages import Message, assistant_message, inert
 
 
 def messages_of(episode: Episode) -> list[Message]:
@@ -23,4 +23,4 @@ def transcript(episode: Episode) -> str:
     lines += [f"\n{m['role']}: {m['content']}" for m in episode.closing]
     verdicts = ", ".join(f"{n} {v.status}{'' if v.value is None else f' {v.value:g}'}" for n, v in episode.verdicts.items())
     lines.append(f"\nended: {episode.stop_reason}; verdict: {verdicts or episode.fault}; reward {episode.total:g}")
-    return printable("\n".join(lines))
+    return inert("\n".join(lines))
