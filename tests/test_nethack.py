@@ -22,7 +22,7 @@ from agentgym_nethack.engine import OPTIONS, Game, Setup
 from agentgym_nethack.env import EXAMPLES, again, setup_of
 from agentgym_nethack.goals import GOALS as REACHED
 from agentgym_nethack.hands import act, question
-from agentgym_nethack.levels import FAMILIES, GOALS, compiled, data_folder, level
+from agentgym_nethack.levels import FAMILIES, GOALS, compiled, level
 from agentgym_nethack.pinned import CONSTANT, library
 from agentgym_nethack.vector import _HEAD, SLOT, Request, _answer
 from agentgym_nethack.words import inventory
@@ -171,7 +171,7 @@ def test_questions_are_answered_by_the_action_or_asked_back():
 
 def test_menus_are_chosen_from_by_the_action_or_by_an_answer():
     game, found = Game(), level("Room-5x5")
-    game.start(Setup((2, 2, 2), found.character, (*OPTIONS, "pettype:none"), False, data_folder("Room-5x5")))
+    game.start(Setup((2, 2, 2), found.character, (*OPTIONS, "pettype:none"), False, "Room-5x5"))
     for line in ("drop b", "drop d", "drop e", "pick up"):
         act(game, read(line))
     assert "a - 14 +0 daggers" in question(game)
@@ -214,7 +214,7 @@ def test_every_level_compiles_begins_and_has_a_goal_that_is_not_reached_yet():
         for name in names:
             found = level(name)
             assert GOALS.get(name, "stairs") in REACHED
-            games.start(Setup((5, 5, 5), found.character, (*OPTIONS, "pettype:none"), False, data_folder(name)))
+            games.start(Setup((5, 5, 5), found.character, (*OPTIONS, "pettype:none"), False, name))
             assert games.stats[10] > 0 and not games.inside[4]
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from agentgym.cli.command import Answer
 from agentgym.cli.screen import Screen
-from agentgym.errors import SandboxFault, SandboxRefused, UsageError
+from agentgym.errors import CapabilityError, SandboxFault, SandboxRefused, UsageError
 from agentgym.evaluation.bundle import unseal
 from agentgym.registry import spec
 from agentgym.sandbox.broker import Broker, allowed
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from agentgym.cli.play import EvalConfig
 
 BUILD = "python docker/build.py"
+REFUSALS = {1: CapabilityError, 2: UsageError}
+"""What an evaluation that was refused inside is refused with here, by its exit code."""
 INSIDE, OUT = "/run/agentgym", "/home/agent/out"
 
 
@@ -52,7 +54,7 @@ def indoors(config: EvalConfig, screen: Screen) -> Answer:
 
     Raises:
         SandboxRefused: there is no image of it.
-        UsageError: it takes files, or was refused inside.
+        UsageError, CapabilityError: it takes files, or was refused inside.
         SandboxFault: it ended without a result.
     """
     if config.reward.endswith(".toml"):
@@ -80,8 +82,8 @@ def indoors(config: EvalConfig, screen: Screen) -> Answer:
             engine().remove_volume(volume, force=True)
         finally:
             _gone(container)
-    if code == 2:
-        raise UsageError(f"inside {image}: {last.removeprefix('agentgym: ')}")
+    if code in REFUSALS:
+        raise REFUSALS[code](f"inside {image}: {last.removeprefix('agentgym: ')}")
     if code not in (0, 3) or not said.strip():
         raise SandboxFault(f"the evaluation inside ended with exit code {code}; what it said is above")
     result: dict[str, Any] = msgspec.json.decode(said.strip().splitlines()[-1])
@@ -121,7 +123,9 @@ def _create(image: str, volume: str, config: EvalConfig, broker: Broker) -> str:
 
 def _put(container: str, config: EvalConfig, out: Path) -> None:
     """Hand in the config, and the run folder where there is one to be continued."""
-    table = {k: v for k, v in msgspec.to_builtins(msgspec.structs.replace(config, within=None, suite=None, pack=None, out=OUT)).items() if v is not None}
+    sandbox = config.sandbox or ("docker" if spec(config.env).capabilities.sandboxes else None)  # in the plan, so that it is played again in the same
+    inside = msgspec.structs.replace(config, within=None, suite=None, pack=None, out=OUT, sandbox=sandbox)
+    table = {k: v for k, v in msgspec.to_builtins(inside).items() if v is not None}
     data = msgspec.toml.encode(table)
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:

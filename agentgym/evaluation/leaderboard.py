@@ -26,7 +26,7 @@ MOST_INVALID = 0.05
 """Share of invalid episodes beyond which a result is refused: what broke may have been what was hard."""
 
 FEWEST = 20
-"""Valid episodes below which a result is refused."""
+"""Valid episodes below which a result is refused, unless its split has fewer tasks."""
 
 
 class Standing(Struct):
@@ -83,6 +83,7 @@ def _examined(folder: Path, played_again: bool) -> tuple[list[str], Result | Non
     except (AgentGymError, msgspec.ValidationError) as error:
         return [f"its plan cannot be made here: {error}"], None, Plan(env="")
     try:
+        fewest = min(FEWEST, len(env.taskset.ids()))
         wanted = {j.key for j in plan.jobs(env.taskset.ids())}
     finally:
         env.close()
@@ -105,8 +106,8 @@ def _examined(folder: Path, played_again: bool) -> tuple[list[str], Result | Non
     reasons += _as_told(told, found)
     if found.invalid_share > MOST_INVALID:
         reasons.append(f"{found.invalid_share:.0%} of its episodes are invalid; at most {MOST_INVALID:.0%} may be")
-    if found.valid < FEWEST:
-        reasons.append(f"it has {found.valid} valid episodes; at least {FEWEST} are needed")
+    if found.valid < fewest:
+        reasons.append(f"it has {found.valid} valid episodes; at least {fewest} are needed")
     if plan.split == "train" and len(known.splits) > 1:
         reasons.append("it was played on the split that is for training")
     reasons += [f"its policy was trained on tasks of this split ({n})" for n in told.notes if re.match(r"contamination: .* [1-9]\d* are among", n)]

@@ -17,6 +17,7 @@ from msgspec import Struct
 from nle.nethack import nethack
 
 from agentgym.errors import EnvironmentFault
+from agentgym_nethack.levels import data_folder
 from agentgym_nethack.pinned import library
 
 nethack.DLPATH = library()
@@ -33,7 +34,7 @@ _rows = struct.Struct("80s" * 24).unpack
 
 
 class Setup(Struct, frozen=True):
-    """All that a game depends on beside its keys. ``folder`` holds the ``nhdat`` of a level; empty: NetHack's own dungeon.
+    """All that a game depends on beside its keys. ``level`` is its name, or the folder of one of your own; empty: NetHack's own dungeon.
 
     ``seeds`` are those of the core, of the display, and of the level generator.
     """
@@ -42,7 +43,7 @@ class Setup(Struct, frozen=True):
     character: str = "mon-hum-neu-mal"
     options: tuple[str, ...] = OPTIONS
     monsters: bool = True
-    folder: str = ""
+    level: str = ""
 
 
 class Game:
@@ -72,7 +73,7 @@ class Game:
             views = {name: memoryview(array).cast("B") if array.ndim > 1 else memoryview(array) for name, array in self.arrays.items()}
             self.screen, self.stats, self.inside, self.asks = views["tty_chars"], views["blstats"], views["internal"], views["misc"]
             self._message = views["message"]
-        self._use(setup.folder or nethack.HACKDIR)
+        self._use(data_folder(setup.level) if setup.level else nethack.HACKDIR)
         self._nle.set_initial_seeds(*setup.seeds[:2], False, setup.seeds[2])
         self._nle.reset()
         self.setup, self.buffers, self.keys = setup, tuple(buffers), bytearray()

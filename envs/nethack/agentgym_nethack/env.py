@@ -22,7 +22,7 @@ from agentgym_nethack.commands import MOVES, keys_of, read
 from agentgym_nethack.engine import BUFFERS, NEEDED, OPTIONS, Game, Setup
 from agentgym_nethack.goals import ENOUGH, TELLS, Measure
 from agentgym_nethack.hands import act, opened, question, raw
-from agentgym_nethack.levels import FAMILIES, GOALS, data_folder, level
+from agentgym_nethack.levels import FAMILIES, GOALS, level
 from agentgym_nethack.pixels import SHAPE, draw
 
 SYSTEM = (
@@ -113,7 +113,7 @@ def setup_of(task: Task) -> Setup:
         return Setup((core, display, levels), options=options)
     found = level(name)
     options = (*OPTIONS, "autopickup" if found.autopickup else "!autopickup", "pettype:none")
-    return Setup((core, display, levels), found.character, options, False, data_folder(name))
+    return Setup((core, display, levels), found.character, options, False, name)
 
 
 class NetHackEnv(AgentEnv):

@@ -70,8 +70,8 @@ def level(name: str) -> Level:
 
 @cache
 def data_folder(name: str) -> str:
-    """The folder of the level of that name, see ``compiled``."""
-    return compiled(level(name).text)
+    """The folder of the level of that name, see ``compiled``; a folder is its own."""
+    return name if "/" in name else compiled(level(name).text)
 
 
 def compiled(text: str) -> str:

@@ -99,7 +99,7 @@ def _records(path: Path) -> Sequence[Any]:
 
 
 def tasks_of(rows: str, mirror: str) -> TaskSet:
-    """The rows of a file as tasks."""
+    """The rows of a file as tasks. An empty ``mirror`` is that of the sample: a task is the same wherever it was fetched to."""
     path = Path(rows)
     if not path.is_file():
         raise UsageError(f"there is no file {rows}")
@@ -140,7 +140,7 @@ def _image(row: Row) -> Image:
 
 def base_of(task: Task) -> Mapping[str, bytes]:
     """The files that the agent starts from."""
-    return _base(task.data["mirror"], msgspec.json.encode(row_of(task)))
+    return _base(task.data["mirror"] or str(home() / "sample"), msgspec.json.encode(row_of(task)))
 
 
 def _changed(task: Task, patch: str) -> Mapping[str, bytes | None]:
@@ -184,7 +184,7 @@ class BenchEnv(RepoEnv):
 
     def __init__(self, *, rows: str = "", mirror: str = "", **base: Any) -> None:
         sample = home() / "sample"
-        self._rows, self._mirror = rows or str(sample / "rows.jsonl"), mirror or (str(Path(rows).parent) if rows else str(sample))
+        self._rows, self._mirror = rows or str(sample / "rows.jsonl"), mirror or (str(Path(rows).parent) if rows else "")
         if not rows and not Path(self._rows).is_file():
             raise MissingExtra("the sample rows of swe/bench", FETCH)
         super().__init__(**base)
