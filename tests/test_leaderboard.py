@@ -11,10 +11,12 @@ from playwright.sync_api import sync_playwright
 from agentgym.cli.main import guarded as main
 from agentgym.episode import decode, encode
 from agentgym.evaluation.bundle import pack, seal
-from agentgym.evaluation.leaderboard import Standing, examine, page, submit
+from agentgym.evaluation.leaderboard import Standing, VerifierStanding, examine, page, submit
+from agentgym.evaluation.probes import SAME
 from agentgym.evaluation.regrade import Environments
 from agentgym.evaluation.run import Result
 from agentgym.evaluation.stats import Interval
+from agentgym.evaluation.verifiers import of_set, summed_up
 from agentgym.verdict import Verdict
 
 
@@ -152,6 +154,81 @@ def test_a_broken_seal_a_torn_file_the_training_split_and_too_few_are_refused(co
     seal(folder)
 
 
+# Verifiers
+
+
+@pytest.fixture(scope="module")
+def measured(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verifiers")
+    (folder / "pool").mkdir()
+    (folder / "pool" / "episodes.jsonl").write_bytes(b"".join((runs / p / "episodes.jsonl").read_bytes() for p in ("oracle", "random")))
+    assert main(["export", str(folder / "pool"), "--format", "probes", "--to", str(folder / "set"), "--json"]) == 0
+    assert main(["eval", "--verifier", "likeness", "--on", str(folder / "set"), "--out", str(folder / "likeness"), "--json"]) == 0
+    return folder / "likeness"
+
+
+def test_a_verifier_is_published_when_labels_numbers_and_verdicts_come_out_again(measured, tmp_path, capsys):
+    board = tmp_path / "board"
+    assert main(["leaderboard", "submit", str(measured), "--board", str(board), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["standing"]
+    assert found["asked_again"] and found["file"].startswith(f"verifiers-{found['on']}/likeness-")
+    assert main(["leaderboard", "verify", str(board), "--json"]) == 0 and main(["leaderboard", "build", str(board), "--json"]) == 0
+    assert '"verifier":"likeness"' in (board / "index.html").read_text()
+    assert main(["eval", "--verifier", "likeness", "--on", str(measured), "--out", str(measured)]) == 2 and "the set itself" in capsys.readouterr().err
+
+
+def relabelled(folder):
+    found = episodes(folder)
+    for e in found:
+        e.provenance["probe"]["label"] = 1.0
+    write(folder, found)
+
+
+def won_by_word(folder):
+    """Verdicts and labels of the record turned; only playing it again tells."""
+    found = episodes(folder)
+    for e in found:
+        if e.provenance["probe"]["name"] == "plain":
+            e.verdicts, e.provenance["probe"]["label"] = {"task": Verdict.scored(1.0)}, 1.0
+        elif e.provenance["probe"]["name"] in SAME:
+            e.provenance["probe"]["label"] = 1.0
+    write(folder, found)
+
+
+def better_verdicts(folder):
+    """Verdicts that agree with every label, and the result they give."""
+    found = episodes(folder)
+    rows = [{"episode": e.id, "value": e.provenance["probe"]["label"], "turns": []} for e in found]
+    (folder / "verdicts.jsonl").write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
+    mine = summed_up("likeness", "set", [of_set(e, r["value"], []) for e, r in zip(found, rows, strict=True)], {}, 1.0)
+    (folder / "result.json").write_bytes(msgspec.json.encode(mine))
+
+
+def fewer(folder):
+    rows = (folder / "verdicts.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "verdicts.jsonl").write_bytes(b"".join(rows[::2]))
+
+
+VERIFIER_FORGERIES = {
+    "labels": (relabelled, "labels are not those of their episodes"),
+    "successes": (won_by_word, "played again, the verdict 'task' differs"),
+    "verdicts": (better_verdicts, "asked again, likeness gives other verdicts"),
+    "numbers": (lambda f: told(f, accuracy={"mean": 0.99, "low": 0.9, "high": 1.0, "method": "wilson"}), "its result says accuracy"),
+    "verdicts left out": (fewer, "not those of its episodes"),
+}
+
+
+@pytest.mark.parametrize("kind", VERIFIER_FORGERIES)
+def test_a_forged_verifier_is_refused_with_the_reason(kind, measured, tmp_path):
+    forge, why = VERIFIER_FORGERIES[kind]
+    folder = tmp_path / "copy"
+    shutil.copytree(measured, folder)
+    forge(folder)
+    pack(folder, tmp_path / "forged.zip")
+    found = examine(tmp_path / "forged.zip")
+    assert not found.accepted and any(why in r for r in found.reasons), found.reasons
+
+
 def standing(i, policy="policy"):
     one = Interval(0.5 + (i % 50) / 100, 0.4, 0.9)
     r = Result(
@@ -163,7 +240,8 @@ def standing(i, policy="policy"):
 
 def test_the_page_of_a_thousand_rows_is_light_and_nothing_in_it_is_markup(tmp_path):
     evil = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-    text = page([*(standing(i) for i in range(1000)), standing(1000, evil)])
+    judge = VerifierStanding("v/j.zip", "e" * 64, 10, summed_up(evil, "set", [], {}, 1.0), "abc")
+    text = page([*(standing(i) for i in range(1000)), standing(1000, evil), judge])
     assert len(text.encode()) < 1_000_000
     (tmp_path / "index.html").write_text(text)
     with sync_playwright() as p:
@@ -178,4 +256,10 @@ def test_the_page_of_a_thousand_rows_is_light_and_nothing_in_it_is_markup(tmp_pa
         assert first == sorted(first, reverse=True)
         tab.locator("th", has_text="success").first.click()
         assert tab.locator("table").first.locator("td:nth-child(2)").all_text_contents() == sorted(first)
+        tab.fill("#find", "")
+        tab.select_option("#by", "policy")
+        assert tab.locator("h2").count() == 1001 and tab.locator("td img, td script").count() == 0
+        tab.select_option("#by", "verifiers")
+        assert tab.locator("tr td:first-child").text_content().startswith(evil) and "as recorded" in tab.locator("tr td:first-child").text_content()
+        assert tab.locator("td img, td script").count() == 0 and tab.title() == "agentgym leaderboard"
         browser.close()

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
-from agentgym.evaluation.leaderboard import Examined, examine, examined, page, submit
+from agentgym.evaluation.leaderboard import Examined, VerifierStanding, examine, examined, page, submit
 
 BOARD = "leaderboards"
 
@@ -52,16 +52,25 @@ class ServeConfig(Struct, forbid_unknown_fields=True):
 def _answer(found: list[Examined]) -> Answer:
     """What was accepted, and every reason why something was not."""
     table = Table(title=f"{sum(f.accepted for f in found)} of {len(found)} accepted", title_justify="left", box=None)
-    for title in ("file", "environment", "policy", "success"):
+    for title in ("file", "environment or set", "policy or verifier", "success or accuracy"):
         table.add_column(title)
     reasons = []
     for f in found:
         if f.standing is not None:
-            r = f.standing.result
-            table.add_row(escape(f.file), f"{r.env} {r.split}", escape(r.policy), f"{r.success.mean:.3f} [{r.success.low:.3f}, {r.success.high:.3f}]")
+            table.add_row(*map(escape, _told(f)))
         reasons += [escape(f"{f.file} is refused: {reason}") for reason in f.reasons]
     code = 0 if all(f.accepted for f in found) else 1
     return Answer(found[0] if len(found) == 1 else {"results": found}, Group(table, *reasons), code)
+
+
+def _told(found: Examined) -> tuple[str, str, str, str]:
+    s = found.standing
+    if isinstance(s, VerifierStanding):
+        where, who, x = f"verdicts on {s.on}", s.result.verifier, s.result.accuracy
+    else:
+        assert s is not None
+        where, who, x = f"{s.result.env} {s.result.split}", s.result.policy, s.result.success
+    return found.file, where, who, "" if x is None else f"{x.mean:.3f} [{x.low:.3f}, {x.high:.3f}]"
 
 
 def submit_run(config: SubmitConfig, screen: Screen) -> Answer:

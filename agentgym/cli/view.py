@@ -38,6 +38,7 @@ def view(config: ViewConfig, screen: Screen) -> Answer:
     viewer = Viewer(Path(config.folder))
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited: an answer in two parts would wait 40 ms for an acknowledgement
     listening.bind(("127.0.0.1", config.port))
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={viewer.token}"
     print(f"open {address}   (Ctrl-C ends it)", file=sys.stderr, flush=True)

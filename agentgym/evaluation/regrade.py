@@ -152,13 +152,16 @@ def _why_different(env: AgentEnv, episode: Episode, artefacts: ArtefactStore) ->
 
 
 def replay(folder: Path) -> Replayed:
-    """Play every valid episode's actions again; compare state hashes turn by turn, and at the end the verdicts."""
+    """Play every valid episode of a run again, see ``played``."""
+    return played([e for e in episodes_of(folder) if e.status == "valid"])
+
+
+def played(episodes: Sequence[Episode], states: bool = True) -> Replayed:
+    """Play the actions of valid episodes again; compare state hashes turn by turn, and at the end the verdicts. Without ``states``, the verdicts alone."""
     environments, result = Environments(), Replayed(0, 0, [])
-    for episode in episodes_of(folder):
-        if episode.status != "valid":
-            continue
+    for episode in episodes:
         result.episodes += 1
-        found = _first_divergence(environments.of(episode), episode)
+        found = _first_divergence(environments.of(episode), episode, states)
         if found is None:
             result.identical += 1
         else:
@@ -166,16 +169,16 @@ def replay(folder: Path) -> Replayed:
     return result
 
 
-def _first_divergence(env: AgentEnv, episode: Episode) -> Divergence | None:
+def _first_divergence(env: AgentEnv, episode: Episode, states: bool) -> Divergence | None:
     try:
         _, info = env.reset(seed=episode.seed, options={"task": episode.task})
-        if info["state_hash"] != episode.start_hash:
+        if states and info["state_hash"] != episode.start_hash:
             return Divergence(episode.id, -1, "the start differs")
         for number, turn in enumerate(episode.turns):
             cut = (turn.problem or "").startswith("not executed: ")
             assert episode.stop_reason is not None
             info = env.end(episode.stop_reason, turn.action)[4] if cut else env.step(turn.action)[4]
-            if info["state_hash"] != turn.state_hash:
+            if states and info["state_hash"] != turn.state_hash:
                 return Divergence(episode.id, number, "the state differs")
         assert episode.stop_reason is not None
         if env.episode.stop_reason is None:

@@ -16,8 +16,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from agentgym.core import EpisodeView, Task
-from agentgym.episode import Episode, read_episodes
+from agentgym.episode import Episode, encode, read_episodes
 from agentgym.errors import UsageError
+from agentgym.evaluation.bundle import seal
 from agentgym.evaluation.run import settler_for
 from agentgym.evaluation.stats import Interval, bootstrap, share
 from agentgym.policies import resolve
@@ -28,6 +29,7 @@ from agentgym.rewards.table import Column, Table
 from agentgym.rewards.text import load as load_spec
 
 Floats = NDArray[np.float64]
+VERDICTS = "verdicts.jsonl"
 LEVELS = (1, 2, 4, 8, 16, 32, 64)
 """The n of best-of-n."""
 
@@ -123,17 +125,19 @@ async def judged(spec: Spec, episodes: Sequence[Episode]) -> tuple[list[Judged],
             whole_E = whole_E + column.value_ET[:, 0]
     out = []
     for i, e in enumerate(bare):
-        n = len(e.turns)
-        turns = [] if turns_ET is None else [float(x) for x in turns_ET[i, :n]]
-        value = float(whole_E[i]) if turns_ET is None else _whole(turns)
-        about: Any = episodes[i].provenance.get("probe", {})
-        label = float(about.get("label", e.success))
-        out.append(Judged(e, value, turns, label, str(about.get("name", "plain")), str(about.get("of", e.id))))
+        turns = [] if turns_ET is None else [float(x) for x in turns_ET[i, : len(e.turns)]]
+        out.append(of_set(e, float(whole_E[i]) if turns_ET is None else _whole(turns), turns))
     calls: dict[str, int] = defaultdict(int)
     for source in settler.sources.values():
         for name, n in getattr(source, "counts", {}).items():
             calls[name] += n
     return out, dict(calls)
+
+
+def of_set(episode: Episode, value: float, turns: list[float]) -> Judged:
+    """A verifier's numbers for an episode, beside what the set says of it."""
+    about: Any = episode.provenance.get("probe", {})
+    return Judged(episode, value, turns, float(about.get("label", episode.success)), str(about.get("name", "plain")), str(about.get("of", episode.id)))
 
 
 def _of_turns(column: Column) -> bool:
@@ -158,15 +162,17 @@ def view_of(episode: Episode) -> EpisodeView:
 
 
 def evaluate_verifier(text: str, on: Path, out: Path | None = None, most: int | None = None) -> VerifierResult:
-    """A verifier on a set: a run folder, or one that ``export --format probes`` wrote.
+    """A verifier on a set: a run folder, or one that ``export --format probes`` wrote. ``out`` holds the set beside what was made of it, sealed.
 
     Raises:
-        UsageError: the set has no valid episode.
+        UsageError: the set has no valid episode, or ``out`` is the set itself.
     """
     began = time.perf_counter()
     path = on / "episodes.jsonl"
     if not path.is_file():
         raise UsageError(f"{on} holds no episodes.jsonl; give a run's folder, or what agentgym export --format probes wrote")
+    if out is not None and out.resolve() == on.resolve():
+        raise UsageError(f"--out {out} is the set itself; choose another folder")
     episodes = [e for e in read_episodes(path) if e.status == "valid" and e.turns][:most]
     if not episodes:
         raise UsageError(f"{on} holds no valid episode")
@@ -175,9 +181,11 @@ def evaluate_verifier(text: str, on: Path, out: Path | None = None, most: int | 
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         result.out = str(out)
+        (out / "episodes.jsonl").write_bytes(b"".join(map(encode, episodes)))
         rows = [{"episode": j.episode.id, "probe": j.probe, "label": j.label, "value": j.value, "turns": j.turns} for j in found]
-        (out / "verdicts.jsonl").write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
+        (out / VERDICTS).write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
         (out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+        seal(out)
     return result
 
 
@@ -269,14 +277,14 @@ def _last_lowest(found: Sequence[Judged]) -> float | None:
 
 def probes(found: Sequence[Judged]) -> dict[str, dict[str, float]]:
     """By probe: its accuracy, and against the episode it was made from the share of verdicts turned round and the mean distance of values."""
-    plain = {j.episode.id: j for j in found if j.probe == "plain"}
+    plain = {(j.episode.id, j.episode.policy): j for j in found if j.probe == "plain"}
     groups: dict[str, list[Judged]] = defaultdict(list)
     for j in found:
         if j.probe != "plain":
             groups[j.probe].append(j)
     out = {}
     for name, rows in sorted(groups.items()):
-        moved = [(j.value, plain[j.of].value) for j in rows if j.of in plain]
+        moved = [(j.value, plain[key].value) for j in rows if (key := (j.of, j.episode.policy)) in plain]
         out[name] = {"episodes": float(len(rows)), "accuracy": sum(map(_right, rows)) / len(rows)}
         if moved:
             out[name] |= {"flipped": sum((a > 0.5) != (b > 0.5) for a, b in moved) / len(moved), "moved": float(np.mean([abs(a - b) for a, b in moved]))}
