@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import anyio
@@ -409,56 +408,6 @@ def test_28_an_archive_cannot_write_outside(tmp_path, monkeypatch):
     with pytest.raises(Exception, match=r"outside|escaped"):
         libraries._unpack(library, tmp_path / "x.tar.gz")
     assert not list(tmp_path.parent.glob("escaped.py"))
-
-
-# A whole evaluation in a container
-
-
-def test_an_evaluation_in_the_eval_image_gives_the_same_verdicts(tmp_path):
-    need("docker")
-    from agentgym.sandbox.docker import engine
-
-    if not engine().images(name="agentgym/eval", quiet=True):
-        pytest.skip("the engine has no image agentgym/eval: make images")
-    command = [sys.executable, "-m", "agentgym", "eval", "--env", "swe/mend", "--split", "test", "--tasks", "2", "--json", "--plain"]
-    within = subprocess.run([*command, "--in", "docker", "--out", str(tmp_path / "in")], capture_output=True, text=True)
-    assert within.returncode == 0, within.stderr[-2000:]
-    local = subprocess.run([*command, "--sandbox", "docker", "--out", str(tmp_path / "out")], capture_output=True, text=True)
-    assert local.returncode == 0, local.stderr[-2000:]
-    from agentgym.episode import read_episodes
-
-    def verdicts(folder):
-        return {e.task: {n: (v.status, v.value) for n, v in e.verdicts.items()} for e in read_episodes(folder / "episodes.jsonl")}
-
-    assert verdicts(tmp_path / "in") == verdicts(tmp_path / "out") and len(verdicts(tmp_path / "in")) == 2
-    from agentgym.evaluation.bundle import check
-
-    check(tmp_path / "in")
-    again = subprocess.run([sys.executable, "-m", "agentgym", "verify", str(tmp_path / "in"), "--json"], capture_output=True, text=True)
-    assert json.loads(again.stdout)["reproduced"] == 2
-
-
-def test_the_broker_gives_only_images_of_the_lock_file(monkeypatch):
-    need("docker")
-    from agentgym.errors import SandboxRefused
-    from agentgym.sandbox import Image, Resources
-    from agentgym.sandbox.broker import Broker
-    from agentgym.sandbox.brokered import VARIABLE, Brokered
-
-    with Broker() as broker:
-        monkeypatch.setenv(VARIABLE, str(broker.folder / "socket"))
-        with Brokered(Image(base="agentgym/swe"), Resources()) as box:
-            assert box.exec("id -u; echo hi").output == "10001\nhi\n"
-        for name in ("debian:latest", "agentgym/swe@sha256:0", "agentgym/prepared:x", "../x"):
-            with pytest.raises(SandboxRefused, match="lock file"):
-                Brokered(Image(base=name), Resources())
-        import socket
-
-        with socket.socket(socket.AF_UNIX) as raw:
-            raw.connect(str(broker.folder / "socket"))
-            raw.sendall(b'{"image": "agentgym/swe", "resources": {}, "binds": ["/:/host"], "privileged": true}\n')
-            assert b"unknown field" in raw.recv(4096)
-    assert not (broker.folder / "socket").exists()
 
 
 @pytest.mark.extra

@@ -21,9 +21,8 @@ from agentgym.errors import CapabilityError, SandboxFault, SandboxRefused, Usage
 from agentgym.evaluation.bundle import unseal
 from agentgym.registry import spec
 from agentgym.sandbox.broker import Broker, allowed
-from agentgym.sandbox.brokered import VARIABLE
 from agentgym.sandbox.docker import engine, locked
-from agentgym.sandbox.owner import LABEL, me
+from agentgym.sandbox.owner import LABEL, VARIABLE, me
 
 if TYPE_CHECKING:
     from agentgym.cli.play import EvalConfig
@@ -123,8 +122,7 @@ def _create(image: str, volume: str, config: EvalConfig, broker: Broker) -> str:
 
 def _put(container: str, config: EvalConfig, out: Path) -> None:
     """Hand in the config, and the run folder where there is one to be continued."""
-    sandbox = config.sandbox or ("docker" if spec(config.env).capabilities.sandboxes else None)  # in the plan, so that it is played again in the same
-    inside = msgspec.structs.replace(config, within=None, suite=None, pack=None, out=OUT, sandbox=sandbox)
+    inside = msgspec.structs.replace(config, within=None, suite=None, pack=None, out=OUT)
     table = {k: v for k, v in msgspec.to_builtins(inside).items() if v is not None}
     data = msgspec.toml.encode(table)
     stream = io.BytesIO()

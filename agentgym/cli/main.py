@@ -28,6 +28,7 @@ VERBS = {
     "compare": "sharing:COMPARE",
     "export": "sharing:EXPORT",
     "view": "view:VIEW",
+    "broker": "broker:BROKER",
     "new": "new:NEW",
     "doctor": "doctor:DOCTOR",
     "clean": "clean:CLEAN",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from agentgym.evaluation.transcript import transcript
 from agentgym.policies import resolve
 from agentgym.registry import spec
 from agentgym.rollout import Job, Rollout
+from agentgym.sandbox.owner import VARIABLE
 
 if TYPE_CHECKING:
     from agentgym.evaluation.verifiers import VerifierResult
@@ -114,10 +116,17 @@ def play(config: PlayConfig, screen: Screen) -> Answer:
 
 
 def with_sandbox(env: str, options: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
-    """Options with the kind of sandbox among them. Raises ``UsageError`` where the environment runs in none, ``UnknownName`` for another kind."""
+    """Options with the kind of sandbox among them; behind a broker it is ``docker``, so that the record says so.
+
+    Raises:
+        UsageError: the environment runs in none.
+        UnknownName: not in one of that kind.
+    """
+    kinds = spec(env).capabilities.sandboxes
+    if kind is None and VARIABLE in os.environ and "docker" in kinds:
+        kind = "docker"
     if kind is None:
         return dict(options)
-    kinds = spec(env).capabilities.sandboxes
     if not kinds:
         raise UsageError(f"{env} runs in no sandbox; leave --sandbox out")
     if kind not in kinds:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from agentgym.errors import AgentGymError, SandboxFault, SandboxRefused
+from agentgym.errors import AgentGymError, SandboxFault, SandboxRefused, UsageError
 from agentgym.sandbox.base import Image, Sandbox
 from agentgym.sandbox.brokered import Answer, Wanted, read_line
 from agentgym.sandbox.docker import engine, locked
@@ -32,11 +32,18 @@ def allowed(name: str) -> str | None:
 
 
 class Broker:
-    """Listens on a socket in a folder of its own, until closed; every sandbox it started goes with it."""
+    """Listens on ``socket`` in a folder (default: one of its own) until closed; every sandbox it started goes with it.
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="agentgym-broker-"))
+    Raises:
+        UsageError: there is a socket in that folder already.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="agentgym-broker-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
+        if (self.folder / "socket").exists():
+            raise UsageError(f"{self.folder} has a socket already: another broker's, or what one left behind")
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self.folder / "socket"))
         (self.folder / "socket").chmod(0o666)

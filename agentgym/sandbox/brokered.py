@@ -14,8 +14,7 @@ from agentgym.errors import SandboxFault, SandboxRefused
 from agentgym.sandbox.base import Image, Resources, Sandbox, Snapshot
 from agentgym.sandbox.docker import ENFORCED
 from agentgym.sandbox.link import Entry, Link, packed
-
-VARIABLE = "AGENTGYM_BROKER"
+from agentgym.sandbox.owner import VARIABLE
 
 MOST_REQUEST = 1 << 16
 

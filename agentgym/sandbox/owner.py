@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 LABEL = "agentgym.owner"
+VARIABLE = "AGENTGYM_BROKER"
+"""Where a gym in a container asks for sandboxes: the socket of a broker."""
 
 
 @cache

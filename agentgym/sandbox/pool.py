@@ -17,7 +17,7 @@ from weakref import WeakSet
 from agentgym.errors import SandboxFault, SandboxRefused
 from agentgym.registry import installed, load
 from agentgym.sandbox.base import Image, Resources, Sandbox, Snapshot
-from agentgym.sandbox.owner import state_folder
+from agentgym.sandbox.owner import VARIABLE, state_folder
 
 PREFERRED = ("bwrap", "docker")
 PER_CORE = 32
@@ -87,7 +87,7 @@ def kind_of(name: str) -> type[Sandbox]:
     Raises:
         UnknownName: no such kind is installed.
     """
-    if name == "docker" and "AGENTGYM_BROKER" in os.environ:
+    if name == "docker" and VARIABLE in os.environ:
         from agentgym.sandbox.brokered import Brokered
 
         return Brokered
