@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sandboxes import need
 
-from agentgym.cli.indoors import INSIDE, image_of
+from agentgym.cli.indoors import INSIDE, Volumes, image_of
 from agentgym.cli.main import guarded as main
 from agentgym.episode import read_episodes
 from agentgym.errors import SandboxRefused, UsageError
@@ -20,7 +20,7 @@ from agentgym.sandbox import Image, Resources
 from agentgym.sandbox.broker import Broker
 from agentgym.sandbox.brokered import Brokered
 from agentgym.sandbox.docker import engine, locked
-from agentgym.sandbox.owner import VARIABLE
+from agentgym.sandbox.owner import LABEL, VARIABLE, me
 
 COMPOSE = Path(__file__).parent.parent / "docker" / "compose.yaml"
 
@@ -51,20 +51,20 @@ def verdicts(folder):
 )  # fmt: skip
 def test_an_evaluation_in_a_container_gives_the_same_verdicts_and_can_be_graded_again(env, policies, here, tmp_path, capsys):
     for policy in policies:
-        command = ["eval", "--env", env, "--policy", policy, "--split", "test", "--tasks", "3", "--json", "--plain"]
+        command = ["eval", "--env", env, "--policy", policy, "--split", "test", "--tasks", "2", "--json", "--plain"]
         within, local = tmp_path / f"{policy}-in", tmp_path / f"{policy}-out"
         assert main([*command, "--in", "docker", "--out", str(within)]) == 0
         told = json.loads(capsys.readouterr().out)
-        assert told["valid"] == 3 and told["out"] == str(within) and (policy != "oracle" or told["success"]["mean"] == 1.0)
+        assert told["valid"] == 2 and told["out"] == str(within) and (policy != "oracle" or told["success"]["mean"] == 1.0)
         assert main([*command, *here, "--out", str(local)]) == 0
         mine, theirs = verdicts(local), verdicts(within)
-        assert len(mine) == 3 and {k: (v[0], v[2]) for k, v in mine.items()} == {k: (v[0], v[2]) for k, v in theirs.items()}
+        assert len(mine) == 2 and {k: (v[0], v[2]) for k, v in mine.items()} == {k: (v[0], v[2]) for k, v in theirs.items()}
         if env != "gui/ground":  # a screen may be drawn later on a busy machine
             assert mine == theirs
         capsys.readouterr()
-        assert main(["verify", str(within), "--json"]) == 0 and json.loads(capsys.readouterr().out)["reproduced"] == 3
-        assert examine(within).reasons == ["it has 3 valid episodes; at least 20 are needed"]
-    assert not [v for v in engine().volumes()["Volumes"] or [] if v["Name"].startswith("agentgym-")]  # what was brought out is gone inside
+        assert main(["verify", str(within), "--json"]) == 0 and json.loads(capsys.readouterr().out)["reproduced"] == 2
+        assert examine(within).reasons == ["it has 2 valid episodes; at least 20 are needed"]
+    assert not engine().volumes(filters={"label": f"{LABEL}={me()}"})["Volumes"]  # what was brought out is gone inside
 
 
 def test_each_environment_has_its_image_and_what_is_wrong_is_said(tmp_path, capsys, monkeypatch):
@@ -81,30 +81,45 @@ def test_each_environment_has_its_image_and_what_is_wrong_is_said(tmp_path, caps
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["eval", "--env", "tools/desk", "--policy", "random", "--split", "test", "--tasks", "4", "--json", "--plain", "--in", "docker", "--out", str(out)]
+    assert main(command) == 0
+    whole = verdicts(out)
+    lines = (out / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "bundle.json").unlink()
+    (out / "result.json").unlink()
+    (out / "episodes.jsonl").write_bytes(b"".join(lines[:2]))
+    assert main(command) == 0
+    assert (out / "episodes.jsonl").read_bytes().startswith(b"".join(lines[:2])) and verdicts(out) == whole
+
+
+def test_what_a_killed_run_played_is_on_its_volume_until_it_is_cleaned(tmp_path):
     command = [
+        sys.executable,
+        "-m",
+        "agentgym",
         "eval",
         "--env",
-        "tools/desk",
+        "swe/mend",
         "--policy",
         "random",
         "--split",
         "test",
-        "--json",
-        "--plain",
+        "--tasks",
+        "6",
         "--in",
         "docker",
-        "--out",
-        str(tmp_path / "run"),
-        "--tasks",
+        "--plain",
     ]
-    assert main([*command, "4"]) == 0
-    before = (tmp_path / "run" / "episodes.jsonl").read_bytes()
-    assert main([*command, "8"]) in (0, 2)  # another plan: said so, or continued
-    capsys.readouterr()
-    lines = before.splitlines(keepends=True)
-    (tmp_path / "run" / "episodes.jsonl").write_bytes(b"".join(lines[:2]))
-    assert main([*command, "4"]) == 0
-    assert verdicts(tmp_path / "run").keys() >= {(e["task"], e["attempt"]) for e in map(json.loads, lines)}
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert "episodes 1/6" in killed.stderr.readline()
+    os.killpg(killed.pid, 9)
+    killed.wait()
+    (volume,) = [v["Name"] for v in engine().volumes(filters={"label": LABEL})["Volumes"] if f":{killed.pid}:" in v["Labels"][LABEL]]
+    assert volume in Volumes.leftovers()
+    held = subprocess.run(["docker", "run", "--rm", "-v", f"{volume}:/runs:ro", "agentgym/base", "cat", "/runs/episodes.jsonl"], capture_output=True)
+    assert held.stdout.startswith(b'{"')
+    assert main(["clean", "--plain"]) == 0 and volume not in Volumes.leftovers()
 
 
 # The broker

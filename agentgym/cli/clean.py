@@ -22,7 +22,7 @@ class CleanConfig(Struct, forbid_unknown_fields=True, kw_only=True):
 def clean(config: CleanConfig, screen: Screen) -> Answer:
     """List leftovers of each kind of sandbox and of whatever else says that it leaves some, and remove them unless told otherwise."""
     found, removed = dict[str, list[str]](), dict[str, list[str]]()
-    for group, kind in sorted((g, k) for g in ("leftovers", "sandboxes") for k in installed(g)):
+    for group, kind in ((g, k) for g in ("sandboxes", "leftovers") for k in sorted(installed(g))):
         cls = load(group, kind)
         try:
             if left := cls.leftovers(config.everything):
@@ -35,5 +35,5 @@ def clean(config: CleanConfig, screen: Screen) -> Answer:
 
 
 CLEAN = Command(
-    "clean", "Remove what killed gyms have left behind: containers, snapshots, control groups, browsers.", "agentgym clean --list", CleanConfig, clean
+    "clean", "Remove what killed gyms have left behind: containers, snapshots, volumes, control groups, browsers.", "agentgym clean --list", CleanConfig, clean
 )

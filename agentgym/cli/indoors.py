@@ -22,7 +22,7 @@ from agentgym.evaluation.bundle import unseal
 from agentgym.registry import spec
 from agentgym.sandbox.broker import Broker, allowed
 from agentgym.sandbox.docker import engine, locked
-from agentgym.sandbox.owner import LABEL, VARIABLE, me
+from agentgym.sandbox.owner import LABEL, VARIABLE, abandoned, me
 
 if TYPE_CHECKING:
     from agentgym.cli.play import EvalConfig
@@ -88,6 +88,29 @@ def indoors(config: EvalConfig, screen: Screen) -> Answer:
     result: dict[str, Any] = msgspec.json.decode(said.strip().splitlines()[-1])
     result["out"] = config.out
     return Answer(result, _line(result, image), code)
+
+
+class Volumes:
+    """Volumes with the run folders of evaluations that were killed; for ``agentgym clean``, which alone removes them."""
+
+    @classmethod
+    def leftovers(cls, everything: bool = False) -> list[str]:
+        """Their names; with ``everything``, also of those that are running."""
+        try:
+            found = engine().volumes(filters={"label": LABEL})["Volumes"] or []
+        except SandboxRefused:
+            return []
+        return [v["Name"] for v in found if everything or abandoned(v["Labels"].get(LABEL, ""))]
+
+    @classmethod
+    def reap(cls, everything: bool = False) -> list[str]:
+        """Remove them; the names of those that are gone."""
+        gone = []
+        for name in cls.leftovers(everything):
+            with contextlib.suppress(Exception):  # in use
+                engine().remove_volume(name, force=True)
+                gone.append(name)
+        return gone
 
 
 def _gone(container: str) -> None:
