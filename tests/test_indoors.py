@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_the_broker_gives_only_images_of_the_lock_file(monkeypatch):
             raw.connect(str(broker.folder / "socket"))
             raw.sendall(b'{"image": "agentgym/swe", "resources": {}, "binds": ["/:/host"], "privileged": true}\n')
             assert b"unknown field" in raw.recv(4096)
-        with pytest.raises(UsageError, match="has a socket already"):
+        with pytest.raises(UsageError, match="another broker listens"):
             Broker(broker.folder)
     assert not (broker.folder / "socket").exists()
 
@@ -148,7 +149,7 @@ def test_inside_there_is_no_engine_no_network_and_no_privilege(tmp_path):
         probe = (
             "import os, socket, pathlib\n"
             "s = socket.socket(socket.AF_UNIX); s.connect('/run/agentgym/socket'); s.sendall(b'GET /containers/json HTTP/1.0\\n')\n"
-            "print(s.recv(200).decode()); print(os.getuid(), pathlib.Path('/var/run/docker.sock').exists(), sorted(os.listdir('/sys/class/net')))\n"
+            "print(s.recv(200).decode().strip()); print(os.getuid(), pathlib.Path('/var/run/docker.sock').exists(), sorted(os.listdir('/sys/class/net')))\n"
             "print([l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapEff', 'NoNewPrivs'))])\n"
         )
         words = [*confined(service(), broker.folder, "agentgym-probe"), "agentgym/eval", "python3", "-c", probe]
@@ -201,7 +202,7 @@ def test_the_compose_file_confines_alike_and_its_run_comes_out_on_the_volume(tmp
         (one, *_) = read_episodes(tmp_path / "run" / "episodes.jsonl")
         assert one.success and one.options == {"sandbox": "docker"}  # the record says where it was played
     finally:
-        broker.terminate()
+        broker.send_signal(signal.SIGINT)
         broker.wait(20)
         subprocess.run(["docker", "volume", "rm", "-f", volume], capture_output=True)
-    assert broker.returncode in (0, 130, -15) and not (tmp_path / "broker" / "socket").exists()
+    assert broker.returncode == 130 and not (tmp_path / "broker").exists()

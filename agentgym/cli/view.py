@@ -36,10 +36,8 @@ def view(config: ViewConfig, screen: Screen) -> Answer:
     except ImportError as error:
         raise MissingExtra(str(error.name), "pip install 'agentgym-core[view]'") from None
     viewer = Viewer(Path(config.folder))
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.create_server(("127.0.0.1", config.port))
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited: an answer in two parts would wait 40 ms for an acknowledgement
-    listening.bind(("127.0.0.1", config.port))
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/?token={viewer.token}"
     print(f"open {address}   (Ctrl-C ends it)", file=sys.stderr, flush=True)
     if config.open:

@@ -35,15 +35,18 @@ class Broker:
     """Listens on ``socket`` in a folder (default: one of its own) until closed; every sandbox it started goes with it.
 
     Raises:
-        UsageError: there is a socket in that folder already.
+        UsageError: another broker listens there.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="agentgym-broker-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
-        if (self.folder / "socket").exists():
-            raise UsageError(f"{self.folder} has a socket already: another broker's, or what one left behind")
+        if (place := self.folder / "socket").exists():
+            with socket.socket(socket.AF_UNIX) as other:
+                if other.connect_ex(str(place)) == 0:
+                    raise UsageError(f"another broker listens on {place}")
+            place.unlink()
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self.folder / "socket"))
         (self.folder / "socket").chmod(0o666)
