@@ -1,6 +1,6 @@
 """The pictures of docs/screenshots.md: plays runs, opens the viewer on each in a browser and in a terminal, and the leaderboard, and takes screenshots.
 
-    python scripts/screenshots.py [--board leaderboards] [NAME …]
+python scripts/screenshots.py [--board leaderboards] [NAME …]
 """
 
 from __future__ import annotations

@@ -95,6 +95,13 @@ def winning_artefact(folder):
     told(folder, success=result["success"], reward=result["reward"])
 
 
+def other_task(folder):
+    found = episodes(folder)
+    for e in found:
+        e.task_digest = "0" * 64
+    write(folder, found)
+
+
 def twice(folder):
     found = episodes(folder)
     write(folder, [*found, msgspec.structs.replace(found[0], id=f"{found[0].id}~again")])
@@ -116,6 +123,7 @@ FORGERIES = {
     "numbers of the result": (lambda f: told(f, success={"mean": 0.9, "low": 0.8, "high": 1.0, "method": "wilson"}), "its result says success 0.9000"),
     "the artefact that decides": (better_artefact, "differently|cannot be graded|was changed|does not"),
     "the artefacts of a winner": (winning_artefact, "played again, the verdict 'task' differs"),
+    "another task under the same name": (other_task, "the task has changed"),
     "an attempt twice": (twice, "1 attempts are there more than once"),
     "attempts left out": (half, "12 of 24 attempts are missing"),
     "failures called invalid": (invalid, "12% of its episodes are invalid"),

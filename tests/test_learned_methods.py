@@ -25,7 +25,7 @@ PROVED = {
     "polar": "test_verifier_models:test_what_is_closer_to_a_reference_policys_attempt_scores_higher",
     "qwen2.5-math": "test_learned_methods:test_the_loop_of_self_improvement_is_a_list_of_commands",
     "reranker-self-training": "test_verifier_models:test_hard_negatives_are_the_failures_that_score_highest",
-    "reward-topology": "test_verifier_models:test_merged_turns_keep_the_label_of_the_later_and_pairs_share_a_task",
+    "reward-topology": "test_verifier_eval:test_pairs_of_a_tree_share_their_beginning_and_differ_after_the_branch",
     "rluf": "test_verifier_eval:test_calibration_is_the_distance_of_chances_and_shares",
     "secrets-rm": "test_verifier_models:test_planted_flips_rank_lowest_in_strength_and_dropping_them_helps",
     "skywork-reward-v2": "test_verifier_models:test_any_sequence_classifier_of_one_label_loads_through_one_adapter",

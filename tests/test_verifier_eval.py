@@ -8,6 +8,8 @@ import anyio
 import msgspec
 import numpy as np
 import pytest
+from agentgym_trainers.teach import Example, pairs_of, parted
+from agentgym_verifiers.credit import branches
 from agentgym_verifiers.judges.env import borne_out
 from agentgym_verifiers.process import refinement
 from agentgym_verifiers.process.sneak import duel, rounds
@@ -36,6 +38,7 @@ from agentgym.evaluation.verifiers import (
     spec_of,
     starc,
     summed_up,
+    view_of,
 )
 from agentgym.messages import call
 from agentgym.policies import resolve
@@ -339,6 +342,24 @@ def test_payoffs_of_a_duel_sum_to_zero_and_what_is_no_mistake_pays_nobody():
     assert silent.made is None and silent.payoff_critic == silent.payoff_sneaky == 0.0  # no verdict pays nobody
     table = anyio.run(rounds, [right], wrong, sharp, 2)
     assert [r["round"] for r in table] == [0.0, 1.0] and all(r["accuracy"] == 1.0 or r["mistakes"] == 0.0 for r in table)
+
+
+def test_pairs_of_a_tree_share_their_beginning_and_differ_after_the_branch():
+    env = agentgym.make("tools/desk", split="dev")
+    right = oracle()
+    seen = msgspec.structs.replace(view_of(right), task=env.taskset.get(right.task))
+    at = len(right.turns) - 1
+    policy = Model(lambda t, c: right.turns[at].action if c.seed % 2 else call("list_rooms"))
+    made = anyio.run(branches, seen, policy, at, 4)
+    assert len(made) == 4 and {e.parent for e in made} == {(right.id, at)} and len({e.id for e in made}) == 4
+    assert {e.success for e in made} == {True, False} and all([t.action for t in e.turns[:at]] == [t.action for t in right.turns[:at]] for e in made)
+    stranger = anyio.run(branches, seen, policy, 0, 2)  # from the beginning: nothing in common with anybody
+    examples = [Example(e, None, [], float(e.success)) for e in [*made, *stranger]]
+    pairs, gaps = pairs_of(examples, siblings=True)
+    assert len(pairs) and (gaps == 1.0).all() and len(pairs) < len(pairs_of(examples)[0])
+    for better, worse in pairs:
+        a, b = examples[better].episode, examples[worse].episode
+        assert parted(a, b) == at and a.success and not b.success and [t.state_hash for t in a.turns[:at]] == [t.state_hash for t in b.turns[:at]]
 
 
 def test_a_critique_is_worth_what_the_rule_says_of_the_attempt_that_was_told_it():

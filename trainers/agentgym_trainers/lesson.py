@@ -22,6 +22,7 @@ class Lesson(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         label: ``outcome``, ``return``, ``oracle`` (a demonstration or not), ``policy`` (of the reference's policy or not), ``first_wrong`` (what a
             probe knows), ``late:NAME`` (a source's verdict in the record), ``agreed:A,B`` (two of them, where they agree).
         margin: how far apart a pair has to be for each unit of its labels' difference.
+        siblings: pairs are of attempts that share their first actions, and part after them.
         centre: weight of the squared mean of a pair's numbers, which holds them near 0.
         noise: what is done with the weakest pairs: ``drop``, ``flip``, ``soften`` them by the vote of ``voters``, or ``exchange`` pairs between two members.
         contrast: weight of the same loss on an episode under another task's instruction.
@@ -39,6 +40,7 @@ class Lesson(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     loss: Literal["preference", "logistic", "regression", "mixed"] = "preference"
     label: str = "outcome"
     margin: float = 0.0
+    siblings: bool = False
     centre: float = 0.0
     noise: Literal["", "drop", "flip", "soften", "exchange"] = ""
     voters: int = 0

@@ -107,13 +107,24 @@ def held_out(task: str) -> bool:
     return hashlib.blake2b(task.encode(), digest_size=4).digest()[0] % HELD_OUT == 0
 
 
-def pairs_of(examples: Sequence[Example]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """``[P, 2]`` the better and the worse of each two attempts at one task, ``[P]`` by how much."""
+def pairs_of(examples: Sequence[Example], siblings: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """``[P, 2]`` the better and the worse of each two attempts at one task, ``[P]`` by how much. ``siblings``: only those with a beginning in common."""
     groups: dict[str, list[int]] = {}
     for i, e in enumerate(examples):
         groups.setdefault(e.episode.task, []).append(i)
-    found = [(a, b, examples[a].worth - examples[b].worth) for at in groups.values() for a in at for b in at if examples[a].worth > examples[b].worth + 1e-9]
+    found = [
+        (a, b, examples[a].worth - examples[b].worth) for at in groups.values() for a in at for b in at
+        if examples[a].worth > examples[b].worth + 1e-9 and (not siblings or parted(examples[a].episode, examples[b].episode))
+    ]  # fmt: skip
     return np.array([(a, b) for a, b, _ in found], dtype=np.int64).reshape(-1, 2), np.array([g for *_, g in found], dtype=np.float64)
+
+
+def parted(one: Episode, other: Episode) -> int:
+    """After how many turns two attempts that began alike, in one world, went apart; 0 where they never were together, or never parted."""
+    if one.start_hash != other.start_hash:
+        return 0
+    pairs = list(zip(one.turns, other.turns, strict=False))
+    return next((t for t, (a, b) in enumerate(pairs) if a.action != b.action), 0)
 
 
 class Pupil:
@@ -235,9 +246,10 @@ def lessons_given(pupils: Sequence[Pupil], examples: list[Example], lesson: Less
         for k, pupil in enumerate(pupils):
             _fit_labels(pupil, examples, lesson, config, size, config.seed + k, step if k == 0 else None)
         return []
-    pairs, gap_P = pairs_of(examples)
+    pairs, gap_P = pairs_of(examples, lesson.siblings)
     if not len(pairs):
-        raise UsageError(f"no task of {config.data} has two attempts of different worth; record several (--episodes), or use --set loss=logistic")
+        which = "attempts of different worth that share their first actions" if lesson.siblings else "two attempts of different worth"
+        raise UsageError(f"no task of {config.data} has {which}; record several (--episodes), or use --set loss=logistic")
     weight_P = soft_P = None
     notes = [f"{len(pairs)} pairs of {len(examples)} episodes"]
     if lesson.noise in ("drop", "flip", "soften"):
@@ -342,7 +354,7 @@ def accuracy(pupil: Pupil, examples: list[Example], lesson: Lesson, log: Log, st
     values = [x for i in range(0, len(examples), 32) for x in pupil.turns([e.read for e in examples[i : i + 32]])]
     bar = 0.5 if pupil.scalar.reading == "identity" else 0.0
     if lesson.pairs:
-        pairs, _ = pairs_of(examples)
+        pairs, _ = pairs_of(examples, lesson.siblings)
         right = [bool(values[a][-1] > values[b][-1]) for a, b in pairs]
     elif lesson.level == "outcome":
         right = [bool((v[-1] > bar) == (e.worth > 0.5)) and float(v[-1]) != bar for v, e in zip(values, examples, strict=True)]

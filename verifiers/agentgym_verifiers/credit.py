@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import msgspec
 import numpy as np
 
 from agentgym.core import AgentEnv, EpisodeView, Policy
+from agentgym.episode import Episode
 from agentgym.errors import Fault
 from agentgym.evaluation.transcript import messages_of
 from agentgym.messages import Message
@@ -147,31 +149,43 @@ class MonteCarlo(Stateless):
 
     async def _value(self, view: EpisodeView, policy: Policy, turn: int) -> float | None:
         """The mean outcome when the policy takes over before ``turn``."""
-        seen: list[float] = []
-        for i, env in enumerate(self._worlds(view, turn)):
-            job = Job(view.task.id, i, (view.episode.seed or 0) * 1009 + 31 * turn + i, f"{view.episode.id}/{turn}/{i}")
-            prefix = [t.tokens for t in view.episode.turns[:turn] if t.tokens]
-            try:
-                await Rollout(make=lambda: again(view), policy=policy).play_on(env, job, _said(env), prefix)
-                value = outcome_of(EpisodeView(view.task, env.episode))
-                seen += [] if value is None else [value]
-            except Fault:
-                continue
-            finally:
-                env.close()
+        found = [outcome_of(EpisodeView(view.task, e)) for e in await branches(view, policy, turn, self.n)]
+        seen = [value for value in found if value is not None]
         return sum(seen) / len(seen) if seen else None
 
-    def _worlds(self, view: EpisodeView, turn: int) -> list[AgentEnv]:
-        """``n`` environments that stand before ``turn``."""
-        first = self._replayed(view, turn)
-        if first.capabilities.snapshot:
-            return [first, *first.fork(self.n - 1)]
-        return [first, *(self._replayed(view, turn) for _ in range(self.n - 1))]
 
-    def _replayed(self, view: EpisodeView, turn: int) -> AgentEnv:
-        env = again(view)
-        _play(env, [t.action for t in view.episode.turns[:turn]])
-        return env
+async def branches(view: EpisodeView, policy: Policy, turn: int, n: int) -> list[Episode]:
+    """``n`` records of what comes of an episode when the policy takes over before ``turn``; their ``parent`` says where they branched off.
+
+    Those whose world or policy fails are left out. Where the environment can be forked they start from a fork; else from a replay.
+    """
+    out = []
+    for i, env in enumerate(_worlds(view, turn, n)):
+        id = f"{view.episode.id}/{turn}/{i}"
+        job = Job(view.task.id, i, (view.episode.seed or 0) * 1009 + 31 * turn + i, id)
+        prefix = [t.tokens for t in view.episode.turns[:turn] if t.tokens]
+        try:
+            await Rollout(make=lambda: again(view), policy=policy).play_on(env, job, _said(env), prefix)
+        except Fault:
+            continue
+        finally:
+            env.close()
+        out.append(msgspec.structs.replace(env.episode, id=id, attempt=i, parent=(view.episode.id, turn), policy=policy.name))
+    return out
+
+
+def _worlds(view: EpisodeView, turn: int, n: int) -> list[AgentEnv]:
+    """``n`` environments that stand before ``turn``."""
+    first = _replayed(view, turn)
+    if first.capabilities.snapshot:
+        return [first, *first.fork(n - 1)]
+    return [first, *(_replayed(view, turn) for _ in range(n - 1))]
+
+
+def _replayed(view: EpisodeView, turn: int) -> AgentEnv:
+    env = again(view)
+    _play(env, [t.action for t in view.episode.turns[:turn]])
+    return env
 
 
 def _said(env: AgentEnv) -> list[Message]:
