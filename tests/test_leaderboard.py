@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -63,6 +64,13 @@ def test_honest_runs_are_published_graded_again_and_shown(runs, tmp_path, capsys
     assert main(["leaderboard", "build", str(board), "--json"]) == 0 and json.loads(capsys.readouterr().out)["rows"] == 2
     assert main(["leaderboard", "submit", str(runs / "oracle"), "--board", str(board)]) == 0  # again: the same file, no second row
     assert len(list(board.rglob("*.zip"))) == 2
+
+
+def test_submissions_at_the_same_time_do_not_disturb_each_other(runs, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda p: submit(runs / p, tmp_path / "board"), ["oracle", "random"] * 4))
+    assert all(f.accepted for f in found) and len(list((tmp_path / "board").rglob("*.zip"))) == 2
+    assert not [p for p in (tmp_path / "board").iterdir() if p.is_file()]
 
 
 def flipped(folder):

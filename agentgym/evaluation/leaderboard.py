@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import shutil
+import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -254,7 +256,9 @@ def _read(path: Path, type: Any) -> Any:
 def submit(path: Path, board: Path) -> Examined:
     """Examine a run (a folder is packed first) and put it into a board's folder, by environment, policy and digest."""
     board.mkdir(parents=True, exist_ok=True)
-    packed = board / ".submission.zip"
+    number, name = tempfile.mkstemp(dir=board, prefix=".", suffix=".part")  # of its own: others may submit at the same time
+    os.close(number)
+    packed = Path(name)
     try:
         if path.is_dir():
             pack(path, packed)
@@ -269,6 +273,7 @@ def submit(path: Path, board: Path) -> Examined:
             where, who = (f"verifiers-{s.on}", s.result.verifier) if isinstance(s, VerifierStanding) else (s.result.env, s.result.policy)
             name = f"{_plain(where)}/{_plain(who)}-{s.digest[:8]}.zip"
             (board / name).parent.mkdir(parents=True, exist_ok=True)
+            packed.chmod(0o644)
             packed.replace(board / name)
             found.standing.file = name
         return found
