@@ -3,6 +3,7 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,6 +20,8 @@ from agentgym.evaluation.run import Result
 from agentgym.evaluation.stats import Interval
 from agentgym.evaluation.verifiers import of_set, summed_up
 from agentgym.verdict import Verdict
+
+BOARD = Path(__file__).parent.parent / "leaderboards"
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,13 @@ def test_a_broken_seal_a_torn_file_the_training_split_and_too_few_are_refused(co
     assert main(["leaderboard", "submit", str(tmp_path / "few"), "--board", str(tmp_path / "board")]) == 1 and "is refused" in capsys.readouterr().out
     assert main(["leaderboard", "verify", str(tmp_path / "nowhere")]) in (1, 2)
     seal(folder)
+
+
+@pytest.mark.parametrize("part", ["tools-desk-v0", "nethack-room-v0", "judge-step-v0", "verifiers-34aebd3ad378"])
+def test_the_board_of_this_repository_comes_out_again(part, capsys):
+    assert main(["leaderboard", "verify", str(BOARD / part), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert len(found) >= 3 and all(f["accepted"] for f in found)
 
 
 # Verifiers

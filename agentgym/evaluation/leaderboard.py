@@ -152,7 +152,7 @@ def _examined_verifier(folder: Path, path: Path, played_again: bool) -> Examined
         reasons.append(f"{mine.invalid} of {mine.episodes} verdicts are invalid; at most {MOST_INVALID:.0%} may be")
     if len({j.episode.task for j in found}) < FEWEST // 2:
         reasons.append(f"its set has {len({j.episode.task for j in found})} tasks; at least {FEWEST // 2} are needed")
-    again = _asked_again(told.verifier, episodes) if played_again and not reasons else None
+    again = None if reasons else _asked_again(told.verifier, episodes)
     if again is not None and not _same([j.value for j in again], [j.value for j in found], 1e-4):
         reasons.append(f"asked again, {told.verifier} gives other verdicts")
     if reasons:
