@@ -14,6 +14,7 @@ class Stub(asyncio.Protocol):
     """Reads requests by their length alone; one at a time on a connection, as clients without pipelining send them."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport, self.held = transport, b""
 
     def data_received(self, data: bytes) -> None:
@@ -29,7 +30,7 @@ class Stub(asyncio.Protocol):
 
     def answer(self) -> None:
         if not self.transport.is_closing():
-            self.transport.write(REPLY)  # type: ignore[attr-defined]  # a socket's transport
+            self.transport.write(REPLY)
 
 
 async def main() -> None:

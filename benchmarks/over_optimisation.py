@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import time
+import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,7 @@ from agentgym.rewards.combine import FORMS
 from agentgym.rollout import Job, Keep, Rollout
 
 WARM = str(Path(agentgym_trainers.__file__).parent / "warm")
-OPTIONS: dict[str, Any] = {
-    "templates": ["set_status", "other_room", "file_mail", "close_by_title", "room_by_title", "archive_by_subject"],
-    "limits": {"max_malformed": 2, "max_turns": 6},
-}  # fmt: skip
+OPTIONS: dict[str, Any] = tomllib.loads((Path(agentgym_trainers.__file__).parent / "demo.toml").read_text())["option"]
 
 
 def attempts(path: Path, split: str, tasks: int, n: int, temperature: float) -> list[Episode]:

@@ -129,7 +129,7 @@ def demo(config: DemoConfig, screen: Screen) -> Answer:
 
 
 def _answer(result: Any) -> Answer:
-    from agentgym_trainers.report import warm_text, write_report
+    from agentgym_trainers.report import measured_as, warm_text, write_report
 
     if int(os.environ.get("RANK", "0")):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first process speaks for all
@@ -139,8 +139,7 @@ def _answer(result: Any) -> Answer:
     table = Table(
         title=f"{result.env}: {result.algorithm}, reward {escape(result.reward)}, {result.steps} updates, {result.wall_s:.0f} s", title_justify="left", box=None
     )
-    taught = result.algorithm.startswith("verifier:")
-    for title in ("held-out tasks", "labels right" if taught else "greedy success", "95% interval", "at temperature 1", "valid"):
+    for title in ("held-out tasks", measured_as(result), "95% interval", "at temperature 1", "valid"):
         table.add_column(title, justify="left" if title == "held-out tasks" else "right")
     for name, m in (("before", result.before), ("after", result.after)):
         bar = "█" * round(20 * m.success.mean) + "·" * (20 - round(20 * m.success.mean))
@@ -148,7 +147,11 @@ def _answer(result: Any) -> Answer:
         table.add_row(f"{name:<7}{bar}", f"{m.success.mean:.3f}", f"{m.success.low:.3f} – {m.success.high:.3f}", sampled, f"{m.valid}/{m.episodes}")
     table.caption, table.caption_justify = (
         "\n".join(
-            [f"use it: rm:{result.checkpoint_after}" if taught else warm_text(result), *(f"note: {n}" for n in result.notes), f"picture and episodes: {page}"]
+            [
+                f"use it: rm:{result.checkpoint_after}" if measured_as(result) == "labels right" else warm_text(result),
+                *(f"note: {n}" for n in result.notes),
+                f"picture and episodes: {page}",
+            ]
         ),
         "left",
     )

@@ -58,12 +58,17 @@ def warm_text(result: TrainResult) -> str:
     return f"The warm start was {seen} of split {warm['split']}; the evaluated tasks were seen by neither stage."
 
 
+def measured_as(result: TrainResult) -> str:
+    """What the number before and after is of: a policy's success, or a verifier's right labels."""
+    return "labels right" if result.algorithm.startswith("verifier:") else "greedy success"
+
+
 def _table(result: TrainResult) -> str:
     rows = []
     for name, m in (("before", result.before), ("after", result.after)):
         sampled = f"{m.sampled.mean:.3f}" if m.sampled else "–"
         rows.append(f"<tr><td>{name}<td>{m.success.mean:.3f}<td>{m.success.low:.3f} – {m.success.high:.3f}<td>{sampled}<td>{m.valid} of {m.episodes}")
-    return f"<table><tr><th>updates: {result.steps}<th>greedy success<th>interval<th>at temperature 1<th>valid episodes{''.join(rows)}</table>"
+    return f"<table><tr><th>updates: {result.steps}<th>{measured_as(result)}<th>interval<th>at temperature 1<th>valid episodes{''.join(rows)}</table>"
 
 
 def _draw(result: TrainResult, rows: list[dict[str, Any]], path: Path) -> None:
