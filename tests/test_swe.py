@@ -302,6 +302,21 @@ def test_8_predictions_that_are_none_score_nothing(body, monkeypatch):
     env.close()
 
 
+@pytest.mark.parametrize("load, tried", [(0.0, 1), (1e9, 2)])
+def test_training_that_a_busy_machine_made_late_is_tried_again_with_twice_the_time(monkeypatch, load, tried):
+    seen, real = [], fit.hidden_score
+
+    def late(task, sandbox, seconds=fit.BUDGET_S):
+        seen.append(seconds)
+        return (None, fit.TOO_LONG) if len(seen) == 1 else real(task, sandbox, seconds)
+
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(fit, "hidden_score", late)
+    env = swe("fit", "bwrap")
+    reward = play(env, "ring-numpy-8", lambda env: env.oracle())
+    assert seen == [fit.BUDGET_S, 2 * fit.BUDGET_S][:tried] and (reward > 0.9) is (tried == 2)
+
+
 def test_fit_tables_are_the_same_everywhere_and_splits_share_no_seed():
     assert len(fit.tasks_of("train")) == FIT.splits["train"] and len(FAMILIES) * 2 >= 20
     assert table("gaps", 3) is table("gaps", 3) and (table("gaps", 3).train[:, 2] != table("gaps", 4).train[:, 2]).any()

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from agentgym_verifiers.rules import WellFormed
 from agentgym_verifiers.rules.patch import PATCH, read_patch
-from agentgym_verifiers.rules.unit_tests import Bench, played_in
+from agentgym_verifiers.rules.unit_tests import Bench, in_turn, played_in
 from msgspec import Meta, Struct
 
 from agentgym.core import Capabilities, EpisodeView, Limits, Task, TaskSet, Verdict, Verifier
@@ -29,6 +29,7 @@ from agentgym_swe.workspace import TOOLS, Workspace, told
 
 SCRIPT = "train.py"
 BUDGET_S = 20.0
+TOO_LONG = "took too long"
 PYTHON = ("/usr/bin/python3", "-B")
 SEEDS = {"train": range(6), "dev": range(6, 8), "test": range(8, 11)}
 RANGES = Path(__file__).with_name("ranges.json")
@@ -83,11 +84,11 @@ def bench(task: Task) -> Bench:
     )  # fmt: skip
 
 
-def hidden_score(task: Task, sandbox: Sandbox) -> tuple[float | None, str]:
+def hidden_score(task: Task, sandbox: Sandbox, seconds: float = BUDGET_S) -> tuple[float | None, str]:
     """Run the script that lies in a sandbox and score its predictions; None and why, where there are none."""
-    done = sandbox.exec([*PYTHON, SCRIPT], timeout=BUDGET_S, env={"PYTHONHASHSEED": "0"})
+    done = sandbox.exec([*PYTHON, SCRIPT], timeout=seconds, env={"PYTHONHASHSEED": "0"})
     if done.code:
-        return None, "took too long" if done.timed_out else f"exit code {done.code}"
+        return None, TOO_LONG if done.timed_out else f"exit code {done.code}"
     found = table(task.data["family"], task.data["seed"])
     try:
         text = sandbox.read(f"{WORK}/predictions.csv", MOST_PREDICTIONS).decode("ascii")
@@ -111,10 +112,14 @@ class Score(Struct, frozen=True):
         kept = {p: c for p, c in patch.items() if c.kind in ("file", "binary") and not p.startswith("data/") and p != "predictions.csv"}
         files.update({p: Entry("f", 0o644, c.bytes) for p, c in kept.items()})
         where = bench(task)
-        try:
+
+        def run(seconds: float) -> tuple[float | None, str]:
             with start(where.image, where.resources, played_in(view)) as sandbox:
                 sandbox.write({f"{WORK}/{p}": e for p, e in files.items()})
-                found, why = hidden_score(task, sandbox)
+                return hidden_score(task, sandbox, seconds)
+
+        try:
+            found, why = in_turn(run, BUDGET_S, lambda given: given[1] == TOO_LONG)
         except (SandboxFault, MissingExtra) as fault:
             return Verdict.invalid(str(fault), "infra")
         if found is None:

@@ -15,11 +15,11 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +30,8 @@ from agentgym.sandbox import WORK, Entry, Image, Resources, Sandbox, choose, sta
 from agentgym.verdict import Verdict
 from agentgym_verifiers.rules.patch import PATCH, Changed, read_patch
 from agentgym_verifiers.rules.pick import Rule
+
+T = TypeVar("T")
 
 RUNNER = Path(__file__).with_name("runner.py")
 GRADE = "/tmp/.grade"
@@ -159,9 +161,7 @@ def played_in(view: EpisodeView) -> str | None:
 
 
 def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = None) -> Verdict:
-    """The verdict of a patch, in a fresh sandbox. As many run at once as there are processors: more would only take each other's time.
-
-    A time-out on a machine that has more to do than processors counts only if it happens again, with twice the time and no other second try beside.
+    """The verdict of a patch, in a fresh sandbox.
 
     Raises:
         SandboxFault, MissingExtra: the tests could not be run.
@@ -181,19 +181,29 @@ def grade_patch(bench: Bench, patch: Mapping[str, Changed], kind: str | None = N
     entries = {f"{WORK}/{p}": Entry("f", taken[p].mode & 0o755 if p in taken else 0o644, data=d) for p, d in files.items()}
 
     def run_in_a_fresh_one(seconds: float) -> Run:
-        with _turns, start(bench.image, bench.resources, kind) as sandbox:
+        with start(bench.image, bench.resources, kind) as sandbox:
             sandbox.write(entries)
             return run_tests(sandbox, asked, python=bench.python, path=bench.path, seconds=seconds, secret=secret)
 
-    run = run_in_a_fresh_one(bench.seconds)
-    if run.limit == "time" and busy():
-        with _second_try:
-            run = run_in_a_fresh_one(2 * bench.seconds)
+    run = in_turn(run_in_a_fresh_one, bench.seconds, lambda run: run.limit == "time")
     verdict = judge_run(bench, canaries, run)
     evidence = {**verdict.evidence, "changed": len(taken), "patch_bytes": sum(len(c.data) for c in taken.values())}
     if left := sorted(patch.keys() - taken.keys()):
         evidence["left_out"] = left[:MOST_EVIDENCE]
     return msgspec.structs.replace(verdict, evidence=evidence)
+
+
+def in_turn(run: Callable[[float], T], seconds: float, late: Callable[[T], bool]) -> T:
+    """What ``run`` gives within ``seconds``. As many run at once as there are processors: more would only take each other's time.
+
+    A time-out on a machine that has more to do than processors counts only if it happens again, with twice the time and no other second try beside.
+    """
+    with _turns:
+        found = run(seconds)
+    if late(found) and busy():
+        with _second_try, _turns:
+            found = run(2 * seconds)
+    return found
 
 
 def busy() -> bool:
