@@ -83,6 +83,7 @@ OWED = [
     "hrm",
     "helpsteer2-preference",
     "polar",
+    "reward-topology",
     "secrets-rm",
     "crm",
     "skywork-reward-v2",
