@@ -74,7 +74,7 @@ def main() -> int:
                 if differ or why:
                     code, row["such_as"] = 1, why or differ[0]
             done = subprocess.run([sys.executable, "-m", "agentgym", "leaderboard", "submit", str(folder), "--board", given.to, "--json"], capture_output=True)
-            found = json.loads(done.stdout)
+            found = json.loads(done.stdout or b'{"accepted": false, "reasons": ["it could not be submitted"]}')
             code |= done.returncode
             print(json.dumps(row | {"accepted": found["accepted"], "reasons": found["reasons"][:3], "seconds": round(time.perf_counter() - began)}), flush=True)
     return code

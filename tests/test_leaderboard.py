@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 from agentgym.cli.main import guarded as main
 from agentgym.episode import decode, encode
 from agentgym.evaluation.bundle import pack, seal
-from agentgym.evaluation.leaderboard import Standing, VerifierStanding, examine, page, submit
+from agentgym.evaluation.leaderboard import Standing, VerifierStanding, _asked_again, examine, examined, page, submit
 from agentgym.evaluation.probes import SAME
 from agentgym.evaluation.regrade import Environments
 from agentgym.evaluation.run import Result
@@ -253,6 +253,38 @@ def test_a_forged_verifier_is_refused_with_the_reason(kind, measured, tmp_path):
     pack(folder, tmp_path / "forged.zip")
     found = examine(tmp_path / "forged.zip")
     assert not found.accepted and any(why in r for r in found.reasons), found.reasons
+
+
+def wild_label(folder):
+    found = episodes(folder)
+    found[0].provenance["probe"] = {"label": ["x"]}
+    write(folder, found)
+
+
+@pytest.mark.parametrize(
+    "break_it", [wild_label, lambda f: (f / "episodes.jsonl").write_bytes(b"[]\n"), lambda f: (f / "verdicts.jsonl").write_bytes(b"\xff\n")]
+)
+def test_a_submission_of_any_shape_is_refused_and_stops_no_other(break_it, measured, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(measured, folder)
+    break_it(folder)
+    (tmp_path / "board").mkdir()
+    pack(folder, tmp_path / "board" / "a.zip")
+    pack(measured, tmp_path / "board" / "b.zip")
+    assert [f.accepted for f in examined(tmp_path / "board")] == [False, True]
+
+
+def test_a_config_that_is_none_is_a_reason(copy):
+    folder = copy()
+    (folder / "config.toml").write_text("= no toml")
+    (folder / "bundle.json").unlink()
+    assert "cannot be read" in examine(folder).reasons[0]
+
+
+@pytest.mark.parametrize("name", ["rm:somebody/model", "judge:openai:m@http://127.0.0.1:9", "combine([late('rm:nowhere/model', level='outcome')])"])
+def test_a_submission_makes_nobody_fetch_or_call(name, monkeypatch):
+    monkeypatch.setattr("agentgym.evaluation.leaderboard.spec_of", lambda text: pytest.fail("it was made"))
+    assert _asked_again(name, []) is None
 
 
 def standing(i, policy="policy"):

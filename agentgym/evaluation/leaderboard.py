@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from agentgym.episode import Episode
-from agentgym.errors import AgentGymError, BundleError, UsageError
+from agentgym.errors import AgentGymError, UsageError
 from agentgym.evaluation.bundle import opened, pack
 from agentgym.evaluation.probes import SAME
 from agentgym.evaluation.regrade import episodes_of, played, verify
@@ -84,8 +84,10 @@ def examine(path: Path, played_again: bool = True) -> Examined:
             about = provenance[-1]
             row = Standing(path.name, hashlib.sha256(data).hexdigest(), len(data), result, dict(plan.options), about.get("packages", {}), about.get("at", ""))
             return Examined(path.name, True, [], row)
-    except (BundleError, UsageError) as error:
+    except AgentGymError as error:
         return Examined(path.name, False, [str(error)])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # somebody else wrote these files: what they hold may be of any shape
+        return Examined(path.name, False, [f"it cannot be read: {type(error).__name__}: {error!s:.200}"])
 
 
 def _examined(folder: Path, played_again: bool) -> tuple[list[str], Result | None, Plan]:
@@ -201,8 +203,9 @@ def _same(a: Any, b: Any, within: float = 1e-6) -> bool:
 
 
 def _asked_again(verifier: str, episodes: Sequence[Episode]) -> list[Judged] | None:
-    """What a verifier says of the episodes now; None where it is not at hand, or behind an endpoint."""
-    if "://" in verifier:
+    """What a verifier says of the episodes now; None where it is not at hand: a submission makes nobody call an endpoint, or fetch a model."""
+    named = re.findall(r"[\w-]+:([^'\",|()\s]+)", verifier)
+    if "://" in verifier or not all(Path(argument).exists() for argument in named):
         return None
     try:
         return anyio.run(judged, spec_of(verifier), episodes)[0]
