@@ -201,7 +201,7 @@ class AgentGame(Protocol):
 class AgentEnv(gymnasium.Env[Obs, str]):
     """A Gymnasium environment that speaks text. The base owns turns, limits, verifiers, reward and ``info``.
 
-    ``deferred`` is set by a rollout that grades finished episodes itself, beside stepping; ``graded_s`` of the last step went into verdicts.
+    ``deferred`` is set by a rollout that grades finished episodes itself, beside stepping; ``graded_s`` of the last step was not the agent's.
 
     An author writes ``tasks``, ``_begin``, ``_advance`` and, where it has them, ``_artefacts``, ``oracle`` or ``player``,
     ``_save`` and ``_load``; and declares ``splits``, ``tools``, ``verifiers`` and ``rewards``; with a ``screen`` (height, width) observations have
@@ -283,6 +283,10 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         """What the world itself says of an action before it is done, such as ``{"irreversible": "pay"}``; for critics."""
         return {}
 
+    def choices(self) -> Sequence[str]:
+        """Actions that are possible now, for scripted policies; none where they cannot be listed."""
+        return ()
+
     def _save(self) -> bytes:
         raise errors.CapabilityError(f"{self.id} cannot be snapshotted")
 
@@ -300,12 +304,10 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         """
         if self._status == "closed":
             raise errors.EnvironmentClosed(f"{self.id} was closed; make a new one")
-        options = options or {}
-        for key in options:
-            if key != "task":
-                raise errors.UnknownName("reset option", key, ["task"])
+        if unknown := (options or {}).keys() - {"task"}:
+            raise errors.UnknownName("reset option", min(unknown), ["task"])
         super().reset(seed=seed)
-        chosen = options.get("task")
+        chosen = (options or {}).get("task")
         self.task = self.taskset.get(chosen) if chosen else self.taskset[int(self.np_random.integers(len(self.taskset)))]
         self.episode = Episode(
             id=f"{self.task.id}#0", env=self.id, task=self.task.id, task_digest=self.task.digest, split=self.split, seed=seed,
@@ -363,7 +365,11 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     @property
     def limits(self) -> Limits:
         """The limits of this episode, as enforced."""
-        return msgspec.structs.replace(self.task.limits, **self._given_limits) if self._given_limits else self.task.limits
+        return self.limits_of(self.task)
+
+    def limits_of(self, task: Task) -> Limits:
+        """The limits of a task here."""
+        return msgspec.structs.replace(task.limits, **self._given_limits) if self._given_limits else task.limits
 
     # Snapshots
 

@@ -47,7 +47,8 @@ class Subject(Struct):
         return make(self.spec.id, split=split or next(iter(self.spec.splits)), reward=reward, **self.options)
 
     def actions(self, env: AgentEnv) -> list[str]:
-        """What to play: the oracle's actions, or those of its player, or a few odd ones. Leaves ``env`` reset."""
+        """What to play: the oracle's actions, or those of its player, or a few odd ones. Leaves ``env`` reset as it was."""
+        seed = env.episode.seed
         script = oracle_of(env) or (islice(env.player(), PLAYED) if has_player(env) else None)
         if script is None:
             return ["hello", *(t for t in GARBAGE[:2])]
@@ -57,7 +58,7 @@ class Subject(Struct):
             *_, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 break
-        env.reset(seed=7, options={"task": env.task.id})
+        env.reset(seed=seed, options={"task": env.task.id})
         return made
 
 

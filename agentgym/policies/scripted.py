@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,27 @@ class Noop:
 
 
 class Random:
-    """A random tool with arguments drawn from its schema and from the words seen so far; seeded by the conversation."""
+    """A random tool with arguments drawn from its schema and from the words seen so far, or one of the actions that are possible, where the
+    environment can list them; seeded by the conversation.
+    """
 
     name = "random"
 
     def __init__(self, argument: str = "", **settings: Any) -> None:
         no_argument(self.name, argument)
+        self._choices: Callable[[], Sequence[str]] = tuple
+
+    def attach(self, env: AgentEnv) -> Random:
+        """One that knows what is possible in ``env``."""
+        bound = Random()
+        bound._choices = env.choices
+        return bound
 
     async def act(self, conversation: Conversation) -> Completion:
-        """One well-formed call, or one seen word where there are no tools."""
+        """One possible action, one well-formed call, or one seen word where there are no tools."""
         rng = random.Random(f"{conversation.seed}:{len(conversation.messages)}")
+        if possible := self._choices():
+            return Completion(rng.choice(possible))
         words = conversation.messages[-1]["content"].split() or [""]
         if not conversation.tools:
             return Completion(rng.choice(words))

@@ -1,0 +1,472 @@
+"""Games of several seats: the base of a game, the match that is played, and the environment of one seat of it.
+
+A seat is an ordinary ``AgentEnv``. The other seats are played by opponents inside it, or by whoever sits at an environment of their own
+over the same ``Match``: then there is a record for each seat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import anyio
+import anyio.from_thread
+import msgspec
+from msgspec import Struct
+
+from agentgym.core import AgentEnv, Conversation, EpisodeView, Message, Obs, Policy, Scene, StepResult, StopReason, Task, Turn, Verdict
+from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, ToolError, UnknownName
+from agentgym.messages import Action, assistant_message, parse_action
+from agentgym.policies import attach, resolve
+from agentgym.registry import installed
+from agentgym.verdict import Json
+
+FRESH_STARTS = 8
+"""So often a match that opponents end before this seat has moved is begun again: nobody passes a task by doing nothing."""
+
+Player = Callable[["Game", str, random.Random], str]
+"""A scripted player: the game, its seat, its own dice; an action."""
+
+
+class Game(ABC):
+    """An ``AgentGame`` with the parts that all games share. An author sets ``seats``, ``current`` and ``rewards``, and writes ``view`` and ``play``.
+
+    ``current`` is the seat to move, None once it is over; ``rewards`` are the payoffs so far, in [-1, 1]. All chance comes from what
+    the game was made with, so that the moves alone say where it stands. ``players`` are scripted players by name; ``random`` is always there.
+    """
+
+    seats: Sequence[str]
+    current: str | None
+    rewards: Mapping[str, float]
+
+    def __init__(self) -> None:
+        self.rewards = dict.fromkeys(self.seats, 0.0)
+        self.current = self.seats[0]
+        self._news: dict[str, list[str]] = {seat: [] for seat in self.seats}
+
+    @abstractmethod
+    def view(self, seat: str) -> str:
+        """What a seat can see of the position, and what it may do if it is to move."""
+
+    @abstractmethod
+    def play(self, action: str) -> None:
+        """The move of ``current``. Raises ``ToolError``, the game unchanged, if it is no legal one."""
+
+    def rules(self, seat: str) -> str:
+        """What a seat is told before the game."""
+        return ""
+
+    def legal(self) -> Sequence[str]:
+        """The moves of ``current`` in words; none where it may say anything."""
+        return ()
+
+    def value(self, seat: str) -> float:
+        """How a game that is over went for a seat, in [0, 1]; 1 is success. Here: won, drawn or lost."""
+        return (math.copysign(1, self.rewards[seat]) + 1) / 2 if self.rewards[seat] else 0.5
+
+    def standing(self, seat: str) -> float:
+        """How it stands for a seat, in [0, 1], by a rule."""
+        return 0.5
+
+    def leave(self, seat: str) -> None:
+        """A seat gives up, or can no longer play. Here: it loses, the others win, and the game is over."""
+        others = len(self.seats) - 1
+        self.rewards = {s: -1.0 if s == seat else 1.0 / others for s in self.seats}
+        self.current = None
+
+    def observe(self, seat: str) -> str:
+        """What is new to a seat since its own last action, and what it sees."""
+        return "\n".join([*self._news[seat], self.view(seat)])
+
+    def tell(self, text: str, *, but: str | None = None) -> None:
+        """Say something to every seat, or to all but one."""
+        for seat, heard in self._news.items():
+            if seat != but:
+                heard.append(text)
+
+    def step(self, action: str) -> None:
+        """The move of ``current``. Raises ``ToolError``, the game unchanged, if it is no legal one."""
+        mover = self.current
+        assert mover is not None
+        heard, self._news[mover] = self._news[mover], []
+        try:
+            self.play(action)
+        except ToolError:
+            self._news[mover] = heard
+            raise
+
+
+def by_chance(game: Game, seat: str, dice: random.Random) -> str:
+    """The player ``random``: any legal move."""
+    legal = game.legal()
+    return dice.choice(legal) if legal else ""
+
+
+class Match:
+    """A game that is being played: its moves, who has left it and why, and whose environments sit at it."""
+
+    def __init__(self, game: Game, luck: int = 0, name: str = "") -> None:
+        self.game, self.luck, self.name = game, luck, name
+        self.moves: list[tuple[str, str]] = []
+        self.left: dict[str, StopReason] = {}
+        self.open: set[str] = set()
+        self._state = b""
+        self._moved = anyio.Event()
+        self._asking: anyio.Lock | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody is to move any more."""
+        return self.game.current is None
+
+    @property
+    def void(self) -> bool:
+        """Whether a fault, of nobody at the table, ended it."""
+        return StopReason.FAULT in self.left.values()
+
+    @property
+    def state(self) -> str:
+        """Everything the future depends on: the moves so far, and the luck of the opponents."""
+        return f"{self.luck}|{self._state.hex()}"
+
+    def act(self, seat: str, action: str) -> None:
+        """A seat's move. Raises ``ToolError`` if it is not legal, or not its turn; the game is then unchanged."""
+        if self.game.current != seat:
+            raise ToolError("it is not your turn" if self.game.current else "the game is over", malformed=True)
+        self.game.step(action)
+        if self.game.current is not None and self.game.current not in self.game.seats:
+            raise EnvironmentFault(f"the game waits for {self.game.current!r}, who has no seat")
+        self._note(seat, action)
+
+    def leave(self, seat: str, reason: StopReason) -> None:
+        """A seat can no longer play. Raises ``EnvironmentFault`` if the game goes on waiting for it."""
+        self.left[seat] = reason
+        self.game.leave(seat)
+        self._note(seat, f"\x00{reason}")
+        if self.game.current in self.left:
+            raise EnvironmentFault(f"the game waits for {self.game.current!r}, who has left: a deadlock")
+
+    def _note(self, seat: str, action: str) -> None:
+        self.moves.append((seat, action))
+        self._state = hashlib.blake2b(self._state + f"{seat}\x01{action}".encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        moved, self._moved = self._moved, anyio.Event()
+        moved.set()
+
+    def again(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Make these moves."""
+        for seat, action in moves:
+            if action.startswith("\x00"):
+                self.leave(seat, StopReason(action[1:]))
+            else:
+                self.act(seat, action)
+
+    async def change(self) -> None:
+        """Return once somebody has moved or left."""
+        await self._moved.wait()
+
+    @property
+    def asking(self) -> anyio.Lock:
+        """Held while an opponent thinks, so that it is asked once."""
+        self._asking = self._asking or anyio.Lock()
+        return self._asking
+
+
+class Stand(Struct, frozen=True):
+    """A step verdict: a number that the seat's environment noted of the turn, such as ``legal`` or ``standing``."""
+
+    fact: str
+    level: ClassVar[Literal["step"]] = "step"
+
+    def __call__(self, view: EpisodeView) -> Verdict:
+        return Verdict.scored(float(view.episode.turns[-1].facts.get(self.fact, 0.0)))
+
+
+class Result(Struct, frozen=True):
+    """The outcome: the moves of the match, made again by the rules, and what the game is then worth to the seat. Who left it has lost."""
+
+    game: Callable[[Task], Game]
+    level: ClassVar[Literal["outcome"]] = "outcome"
+
+    def __call__(self, view: EpisodeView) -> Verdict:
+        seat, moves = msgspec.json.decode(view.artefacts["match.json"], type=tuple[str, list[tuple[str, str]]])
+        match = Match(self.game(view.task))
+        match.again(moves)
+        if not match.over or seat in match.left:
+            return Verdict.scored(0.0, moves=len(moves), left={s: str(r) for s, r in match.left.items()})
+        return Verdict.scored(match.game.value(seat), payoff=match.game.rewards[seat], moves=len(moves), left={s: str(r) for s, r in match.left.items()})
+
+
+@cache
+def _policy(text: str) -> Policy:
+    return resolve(text)
+
+
+_portal = cache(lambda: anyio.from_thread.start_blocking_portal("asyncio").__enter__())
+
+
+class GameEnv(AgentEnv):
+    """One seat of a game. ``seat`` names it (default: the first), ``opponents`` who plays the others: a name for all, or one by seat.
+
+    An opponent is a scripted player of the game (``random`` and others) or any policy by name. Seats in ``match.open`` are played by others who
+    sit at the same match. The author writes ``tasks`` and ``game``, and names ``Result`` among the verifiers.
+    """
+
+    plays: ClassVar[Mapping[str, Player]] = {}
+
+    def __init__(self, *, seat: str = "", opponents: str | Mapping[str, str] = "random", **base: Any) -> None:
+        super().__init__(**base)
+        seats = self.capabilities.seats
+        self.seat = seat or seats[0]
+        if self.seat not in seats:
+            raise UnknownName("seat", self.seat, seats)
+        given = dict.fromkeys(seats, opponents) if isinstance(opponents, str) else {**dict.fromkeys(seats, "random"), **opponents}
+        for name, text in given.items():
+            if name not in seats:
+                raise UnknownName("seat", name, seats)
+            known = {"random", *self.plays, *installed("policies")}
+            if text.partition(":")[0] not in known:
+                raise UnknownName("opponent", text, known)
+        self.opponents = {s: text for s, text in given.items() if s != self.seat}
+        self._match: Match | None = None
+        self._seated: Match | None = None
+        self._leads = True
+        self._told: list[tuple[str, str]] | None = None
+        self._chairs: dict[str, tuple[GameEnv, Policy, list[Message]]] = {}
+        self._ready: Scene | None = None
+        self._awaits = False
+        self._noted = 0
+
+    def game(self, task: Task) -> Game:
+        """The game of a task, at its start: what an author writes."""
+        raise NotImplementedError
+
+    @property
+    def match(self) -> Match:
+        """The match of this episode."""
+        assert self._match is not None
+        return self._match
+
+    # A seat at somebody's match, and a match as it was recorded
+
+    def sit(self, match: Match, *, leads: bool = True) -> None:
+        """Take part in ``match`` at the next reset. With ``leads`` its seats that are not open are played by ``opponents``; else nobody is waited for."""
+        self._seated, self._leads = match, leads
+
+    def new_match(self, task: Task, seed: int, name: str) -> Match:
+        """A match for environments of several seats to sit at."""
+        return Match(self.game(task), seed, name)
+
+    def follow(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Let the other seats move at the next reset as they did in a record."""
+        self._told = list(moves)
+
+    # The template
+
+    async def areset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """``reset``, where opponents may take their time."""
+        self._awaits = True
+        try:
+            self.reset(seed=seed, options=options)
+        finally:
+            self._awaits = False
+        await self._others()
+        for _ in range(FRESH_STARTS if not self.match.open else 0):
+            if not self.match.over:
+                break
+            self._match = Match(self.game(self.task), self.match.luck + 1, self.match.name)
+            await self._others()
+        self._show(self._scene(first=True))
+        self.episode.start_hash, self.episode.start_anchor = self._hash, self._shown.anchor
+        return self._observation(), self._info([], {})
+
+    async def astep(self, action: str) -> StepResult:
+        """``step``, where opponents may take their time."""
+        waited = 0.0
+        if self._status == "running" and isinstance(action, str):
+            parsed = parse_action(action, max_chars=self.limits.max_action_chars, max_calls=self.limits.max_calls)
+            if parsed.problem is None:
+                said = self._said(parsed)
+                began = anyio.current_time()
+                if said is None:
+                    await self._others()
+                waited = anyio.current_time() - began
+                self._ready = self._scene(said)
+        result = self.step(action)
+        self.graded_s += waited
+        return result
+
+    def _begin(self, task: Task) -> Scene:
+        self._noted, self._ready, self._chairs = 0, None, {}
+        if self._seated is not None:
+            self._match, self._seated = self._seated, None
+        else:
+            if self.episode.seed is None:
+                self.episode.seed = int(self.np_random.integers(1 << 31))
+            self._match = Match(self.game(task), self.episode.seed)
+        self.episode.seat, self.episode.match = self.capabilities.seats.index(self.seat), self.match.name or None
+        if self._awaits:
+            return Scene([], "", "")
+        self._others_now()
+        for _ in range(FRESH_STARTS):
+            if not self.match.over:
+                break
+            self._match = Match(self.game(task), self.match.luck + 1, self.match.name)
+            self._others_now()
+        return self._scene(first=True)
+
+    def _advance(self, action: Action) -> Scene:
+        if self._ready is not None:
+            scene, self._ready = self._ready, None
+            return scene
+        said = self._said(action)
+        if said is None:
+            self._others_now()
+        return self._scene(said)
+
+    def _said(self, action: Action) -> str | None:
+        """Make the own move; what was wrong with it."""
+        if self.match.over:
+            return None
+        try:
+            if action.calls:
+                raise ToolError("there are no tools here: write your move as plain text", malformed=True)
+            self.match.act(self.seat, self.move(action.prose))
+        except ToolError as error:
+            return str(error)
+        return None
+
+    def move(self, prose: str) -> str:
+        """What of an action is the move: its last line."""
+        return prose.rpartition("\n")[2].strip()
+
+    def choices(self) -> Sequence[str]:
+        """The legal moves."""
+        return self.match.game.legal() if self.match.game.current == self.seat else ()
+
+    def _scene(self, wrong: str | None = None, first: bool = False) -> Scene:
+        match, game = self.match, self.match.game
+        seen = game.observe(self.seat)
+        messages: list[Message] = [{"role": "user", "content": f"error: {wrong}" if wrong is not None else seen}]
+        if first and (rules := game.rules(self.seat)):
+            messages.insert(0, {"role": "system", "content": rules})
+        end = (StopReason.OPPONENT if match.left else StopReason.DONE) if match.over else None
+        if match.void:
+            gone = next(s for s, r in match.left.items() if r == StopReason.FAULT)
+            self.episode.fault, self.episode.culprit = f"{gone} left the match: fault", "infra"
+        level = game.value(self.seat) if match.over and not match.left else 0.0 if match.over else game.standing(self.seat)
+        facts: dict[str, Json] = {"legal": float(wrong is None), "standing": level, "moves": match.moves[self._noted :]}
+        self._noted = self._noted if first else len(match.moves)
+        return Scene(messages, match.state, game.view(self.seat), end=None if first else end, malformed=wrong is not None, facts=facts)
+
+    def _settle(self, turn: Turn, reason: StopReason | None, began: float) -> StepResult:
+        if reason is not None and not self.match.over:
+            self.match.leave(self.seat, reason)
+            if self._shown.facts:
+                self._shown.facts["moves"] += self.match.moves[self._noted :]
+        return super()._settle(turn, reason, began)
+
+    def abandon(self) -> None:
+        """Leave the match, because of a fault."""
+        if self._match is not None and not self._match.over and self.seat not in self._match.left:
+            self._match.leave(self.seat, StopReason.FAULT)
+
+    def _artefacts(self) -> Mapping[str, bytes]:
+        return {"match.json": msgspec.json.encode((self.seat, self.match.moves))}
+
+    # The other seats
+
+    def _others_now(self) -> None:
+        """Let the others move until it is this seat's turn: at once where all are scripted players, else on a loop of their own."""
+        if not self._leads:
+            return
+        if self._told is None and not self.match.open and all(self._scripted(o) for o in self.opponents.values()):
+            while (seat := self.match.game.current) not in (None, self.seat):
+                self._scripted_move(str(seat))
+        else:
+            _portal().call(self._others)
+
+    async def _others(self) -> None:
+        """Let the others move until it is this seat's turn."""
+        match = self.match
+        while self._leads and (seat := match.game.current) not in (None, self.seat):
+            assert seat is not None
+            if self._told is not None:
+                self._as_told(seat)
+            elif seat in match.open:
+                await match.change()
+            elif self._scripted(self.opponents[seat]):
+                self._scripted_move(seat)
+            else:
+                async with match.asking:
+                    if match.game.current == seat:
+                        await self._ask(seat)
+
+    def _scripted(self, opponent: str) -> bool:
+        return opponent == "random" or opponent in self.plays
+
+    def _scripted_move(self, seat: str) -> None:
+        player = self.player_of(self.opponents[seat])
+        self.match.act(seat, player(self.match.game, seat, random.Random(f"{self.match.luck}:{len(self.match.moves)}")))
+
+    def player_of(self, name: str) -> Player:
+        """The scripted player of that name."""
+        return self.plays.get(name, by_chance)
+
+    def _as_told(self, seat: str) -> None:
+        assert self._told is not None
+        made = len(self.match.moves)
+        if made >= len(self._told) or self._told[made][0] != seat:
+            raise EnvironmentFault(f"the record holds no move {made + 1} of {seat}")
+        self.match.again(self._told[made : made + 1])
+
+    async def _ask(self, seat: str) -> None:
+        """One action of an opponent that is a policy, from an environment of its own at this match."""
+        if seat not in self._chairs:
+            chair = type(self)(seat=seat, **{k: v for k, v in self._options.items() if k not in ("seat", "opponents", "reward", "render_mode")})
+            chair.sit(self.match, leads=False)
+            _, info = chair.reset(seed=self.match.luck, options={"task": self.task.id})
+            self._chairs[seat] = chair, attach(_policy(self.opponents[seat]), chair), info["messages"]
+        chair, policy, messages = self._chairs[seat]
+        if chair.episode.turns:
+            messages = [*messages, *chair.catch_up()]
+        try:
+            completion = await policy.act(Conversation(f"{self.episode.id}/{seat}", messages, seed=self.match.luck))
+            chair.step(completion.action)
+        except ContextOverflow:
+            chair.end(StopReason.CONTEXT_OVERFLOW)
+        except Fault:
+            chair.abandon()
+            return
+        turn = chair.episode.turns[-1]
+        self._chairs[seat] = chair, policy, [*messages, assistant_message(turn.action, turn.calls, len(chair.episode.turns) - 1)]
+
+    def catch_up(self) -> list[Message]:
+        """What is new to this seat since its own last action."""
+        return [{"role": "user", "content": self.match.game.observe(self.seat)}] if not self._shown.malformed else self._shown.messages
+
+    # Snapshots: the moves are made again
+
+    def _save(self) -> bytes:
+        return msgspec.msgpack.encode((self.match.luck, self.match.moves, self._noted, self.match.state))
+
+    def _load(self, payload: bytes) -> None:
+        luck, moves, self._noted, state = msgspec.msgpack.decode(payload, type=tuple[int, list[tuple[str, str]], int, str])
+        self._match, self._ready, self._chairs = Match(self.game(self.task), luck, self.episode.match or ""), None, {}
+        self.match.again(moves)
+        if self.match.state != state:
+            raise EnvironmentFault("the moves of the snapshot, made again, lead to another position")
+
+    def fork(self, n: int, reseed: int | None = None) -> list[AgentEnv]:
+        """Forks; with ``reseed`` each has other luck with its opponents."""
+        forks = super().fork(n, reseed)
+        for env in forks:
+            assert isinstance(env, GameEnv)
+            if reseed is not None:
+                env.match.luck = int(env.np_random.integers(1 << 31))
+                env._show(msgspec.structs.replace(env._shown, state=env.match.state))
+        return forks

@@ -1,0 +1,80 @@
+"""What the arena's environments share: rewards, verdicts, an oracle that searches, and tasks by number."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from agentgym.core import Task, TaskSet, Verifier
+from agentgym.errors import CapabilityError
+from agentgym.game import Game, GameEnv, Match, Result, Stand
+from agentgym.rewards import Spec, delta, outcome, standard, step
+
+TRIES = 600
+"""So many games to their end are tried before a search gives up."""
+
+REWARDS: Mapping[str, Spec] = standard(outcome("result"), 0.02 * step("legal") + 0.2 * delta(step("standing")), step("standing"))
+
+
+def verifiers(game: Callable[[Task], Game]) -> dict[str, Verifier]:
+    """The verdicts of an arena's environment, by the maker of its games."""
+    return {"legal": Stand("legal"), "standing": Stand("standing"), "result": Result(game)}
+
+
+def numbered(split: str, n: int, make: Callable[[str, int], Task]) -> TaskSet:
+    """Tasks ``SPLIT/NUMBER``, each made from its number; numbers of two splits never meet."""
+    return TaskSet([f"{split}/{i:04d}" for i in range(n)], lambda task: make(task, int(task.rpartition("/")[2])))
+
+
+class ArenaEnv(GameEnv):
+    """A seat whose oracle looks ahead: it knows the scripted opponents, and tries games to their end until it wins one."""
+
+    rewards: ClassVar[Mapping[str, Spec]] = REWARDS
+    honest: ClassVar[str] = "random"
+
+    def oracle(self) -> Iterator[str]:
+        """A line of play that succeeds against these very opponents."""
+        self._require_running()
+        if not all(self._scripted(o) for o in self.opponents.values()) or not self.solvable():
+            raise CapabilityError(f"{self.id} has no oracle for {self.task.id} against these opponents")
+        return iter(self._won())
+
+    def solvable(self) -> bool:
+        """Whether somebody who knows the opponents can always succeed at this task."""
+        return True
+
+    def _won(self) -> list[str]:
+        dice, best = random.Random(self.match.luck), ([], -1.0)
+        for attempt in range(TRIES):
+            trial, own = Match(self.game(self.task), self.match.luck), list[str]()
+            trial.again(self.match.moves)
+            while (seat := trial.game.current) is not None:
+                name = self.opponents.get(seat, self.honest if attempt == 0 else "random")
+                roll = dice if seat == self.seat else random.Random(f"{trial.luck}:{len(trial.moves)}")
+                action = self.player_of(name)(trial.game, seat, roll)
+                own += [action] if seat == self.seat else []
+                trial.act(seat, action)
+            if (value := trial.game.value(self.seat)) > best[1]:
+                best = own, value
+            if value == 1.0:
+                break
+        return best[0]
+
+    def player(self) -> Iterator[str]:
+        """The game's own scripted player that reads no more than its seat may see."""
+        self._require_running()
+        dice = random.Random(self.match.luck + 1)
+        while not self.match.over:
+            yield self.player_of(self.honest)(self.match.game, self.seat, dice)
+
+
+def options_of(given: Any, known: tuple[str, ...]) -> tuple[str, ...]:
+    """One name or several, all known; none means all."""
+    from agentgym.errors import UnknownName
+
+    names = tuple(given.split(",")) if isinstance(given, str) and given else tuple(given or known)
+    for name in names:
+        if name not in known:
+            raise UnknownName("game", name, known)
+    return names

@@ -1,0 +1,56 @@
+"""``arena/board-v0``: PettingZoo's classic games, one seat of them, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
+from agentgym.game import Game, Player
+from agentgym_arena import GAMES, PER_GAME
+from agentgym_arena.base import ArenaEnv, options_of, verifiers
+from agentgym_arena.classic import PLAYERS, READINGS, classic
+
+SOLVED = ("tictactoe", "connect_four", "rps")
+"""Games that can always be won by somebody who knows what a scripted opponent will do; at the others chance or length is against it."""
+FIRST_SEED = {"train": 0, "dev": 1_000_000, "test": 2_000_000}
+
+
+def play(task: Task) -> Game:
+    """The game of a task."""
+    return classic(task.data)
+
+
+class BoardEnv(ArenaEnv):
+    """A board or card game. Options: ``games`` (one or several), ``seat`` and ``opponents`` (``random``, ``greedy``, ``perfect``, ``first-move``, or a policy)."""
+
+    id = "arena/board-v0"
+    capabilities = Capabilities(snapshot=True, seats=("first", "second"))
+    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    plays: ClassVar[Mapping[str, Player]] = PLAYERS
+    honest: ClassVar[str] = "greedy"
+
+    def __init__(self, *, games: str | Iterable[str] = (), **base: Any) -> None:
+        self._games = options_of(games, GAMES)
+        super().__init__(**base)
+
+    def tasks(self, split: str) -> TaskSet:
+        """The chosen games in turn, each with its own deal and opening."""
+        return TaskSet([f"{split}/{g}-{i:03d}" for i in range(PER_GAME[split]) for g in self._games], lambda name: _task(split, name))
+
+    def game(self, task: Task) -> Game:
+        """The game of a task."""
+        return play(task)
+
+    def solvable(self) -> bool:
+        """Whether somebody who knows the opponents can always win."""
+        return self.task.kind in SOLVED
+
+
+def _task(split: str, name: str) -> Task:
+    game, _, number = name.partition("/")[2].rpartition("-")
+    seed = FIRST_SEED[split] + int(number)
+    reading = READINGS[game]
+    opening = 2 * (seed % (reading.opening // 2 + 1))
+    data = {"game": game, "seed": seed, "opening": opening}
+    return Task(name, reading.rules, split, data, Limits(max_turns=reading.plies // 2 + 10), kind=game)
