@@ -6,10 +6,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+import msgspec
+
 from agentgym.core import Task, TaskSet, Verifier
-from agentgym.errors import CapabilityError
+from agentgym.episode import digest
+from agentgym.errors import CapabilityError, UnknownName
 from agentgym.game import Game, GameEnv, Match, Result, Stand
 from agentgym.rewards import Spec, delta, outcome, standard, step
+from agentgym.verdict import Json
 
 TRIES = 600
 """So many games to their end are tried before a search gives up."""
@@ -25,6 +29,11 @@ def verifiers(game: Callable[[Task], Game]) -> dict[str, Verifier]:
 def numbered(split: str, n: int, make: Callable[[str, int], Task]) -> TaskSet:
     """Tasks ``SPLIT/NUMBER``, each made from its number; numbers of two splits never meet."""
     return TaskSet([f"{split}/{i:04d}" for i in range(n)], lambda task: make(task, int(task.rpartition("/")[2])))
+
+
+def split_of(data: Mapping[str, Json]) -> str:
+    """The split that drawn data belongs to, by its content: nothing can stand in two."""
+    return ("train", "train", "train", "train", "train", "train", "dev", "test")[int(digest(msgspec.json.encode(data, order="sorted"))[:8], 16) % 8]
 
 
 class ArenaEnv(GameEnv):
@@ -71,8 +80,6 @@ class ArenaEnv(GameEnv):
 
 def options_of(given: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     """One name or several, all known; none means all."""
-    from agentgym.errors import UnknownName
-
     names = tuple(given.split(",")) if isinstance(given, str) and given else tuple(given or known)
     for name in names:
         if name not in known:

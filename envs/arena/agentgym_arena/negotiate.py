@@ -1,0 +1,229 @@
+"""``arena/negotiate-v0``: two divide goods that each values otherwise. Offers, and talk that binds nobody."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from agentgym.core import Capabilities, EpisodeView, Limits, Task, TaskSet, Verdict, Verifier
+from agentgym.errors import ToolError
+from agentgym.game import Game, Player, Stand
+from agentgym_arena.base import ArenaEnv, numbered, split_of, verifiers
+
+GOODS = ("books", "hats", "balls", "pens", "cups", "maps")
+ROUNDS, POINTS = 6, 10
+Share = tuple[int, ...]
+
+
+class Negotiation(Game):
+    """Goods by number, and what each seat thinks they are worth, ten points in all. A deal pays each its points; none pays nobody.
+
+    Moves: ``offer 2 0 1`` (what I would keep of each good), ``accept``, ``walk``. Lines before the move are said to the other.
+    """
+
+    seats = ("first", "second")
+
+    def __init__(self, goods: Sequence[str], numbers: Share, worth: Mapping[str, Share]) -> None:
+        super().__init__()
+        self.goods, self.numbers, self.worth = goods, numbers, worth
+        self.offered: tuple[str, Share] | None = None
+        self.deal: dict[str, Share] | None = None
+        self.made = 0
+
+    def rules(self, seat: str) -> str:
+        """The goods, and what they are worth to this seat."""
+        held = ", ".join(f"{n} {g}" for n, g in zip(self.numbers, self.goods, strict=True))
+        worth = ", ".join(f"{g} {w}" for g, w in zip(self.goods, self.worth[seat], strict=True))
+        return (
+            f"Divide {held} with the other, who values them otherwise than you and does not know your values. One of each is worth to you: {worth}."
+            f" You may talk; your last line must be your move: offer {' '.join('N' * len(self.goods))} (how many of {', '.join(self.goods)} you keep),"
+            f" accept, or walk. Without a deal after {ROUNDS} moves each, nobody gets anything."
+        )
+
+    def view(self, seat: str) -> str:
+        """The offer that stands, and how many moves are left."""
+        if self.current is None:
+            return f"the talks are over: {'no deal' if self.deal is None else f'you get {self.points(seat, self.deal[seat])} points'}"
+        standing = "there is no offer yet"
+        if self.offered is not None:
+            by, keeps = self.offered
+            mine = keeps if by == seat else self.rest(keeps)
+            standing = f"{'your' if by == seat else 'the other’s'} offer stands: you would get {' '.join(map(str, mine))}"
+        return f"{standing}; moves left: {2 * ROUNDS - self.made}"
+
+    def legal(self) -> Sequence[str]:
+        """Every offer, and what else can be done."""
+        if self.current is None:
+            return ()
+        offers = [f"offer {' '.join(map(str, s))}" for s in self.shares()]
+        return [*offers, *(["accept"] if self.offered is not None and self.offered[0] != self.current else []), "walk"]
+
+    def shares(self) -> list[Share]:
+        """Everything that one may keep."""
+        return list(itertools.product(*(range(n + 1) for n in self.numbers)))
+
+    def rest(self, share: Share) -> Share:
+        """What is left for the other."""
+        return tuple(n - s for n, s in zip(self.numbers, share, strict=True))
+
+    def points(self, seat: str, share: Share) -> int:
+        """What a share is worth to a seat."""
+        return sum(w * s for w, s in zip(self.worth[seat], share, strict=True))
+
+    def play(self, action: str) -> None:
+        """Talk, and a move in the last line."""
+        talk, _, move = action.rpartition("\n")
+        mover = str(self.current)
+        other = next(s for s in self.seats if s != mover)
+        if talk.strip():
+            talk = talk.strip()[:2000]
+        if (found := re.fullmatch(r"offer((?: \d{1,3})+)", move.strip())) is not None:
+            share = tuple(map(int, found[1].split()))
+            if len(share) != len(self.numbers) or any(s > n for s, n in zip(share, self.numbers, strict=False)):
+                raise ToolError(f"an offer names how many of each of {', '.join(self.goods)} you keep, at most {self.numbers}", malformed=True)
+            self.offered = mover, share
+            said = f"the other offers you {' '.join(map(str, self.rest(share)))}"
+        elif move.strip() == "accept":
+            if self.offered is None or self.offered[0] == mover:
+                raise ToolError("there is no offer of the other to accept", malformed=True)
+            self.deal = {other: self.offered[1], mover: self.rest(self.offered[1])}
+            said = "the other accepts"
+        elif move.strip() == "walk":
+            said = "the other walks away"
+        else:
+            raise ToolError("the last line must be: offer N N N, accept, or walk", malformed=True)
+        self.made += 1
+        self.tell("\n".join(filter(None, [f"the other says: {talk}" if talk else "", said])), but=mover)
+        if self.deal is not None or move.strip() == "walk" or self.made >= 2 * ROUNDS:
+            self.current = None
+            self.rewards = {s: (self.points(s, self.deal[s]) / POINTS if self.deal else 0.0) for s in self.seats}
+        else:
+            self.current = other
+
+    def value(self, seat: str) -> float:
+        """Own points, as a share of those of the fairest efficient deal; 1 from there on."""
+        return min(1.0, self.rewards[seat] * POINTS / max(1, self.points(seat, self.fairest(seat))))
+
+    def fairest(self, seat: str) -> Share:
+        """A seat's share of the deal with the largest product of both's points (Nash's bargaining solution; ties: the most equal, then the first)."""
+        other = next(s for s in self.seats if s != seat)
+
+        def key(share: Share) -> tuple[int, int, Share]:
+            mine, theirs = self.points(seat, share), self.points(other, self.rest(share))
+            return mine * theirs, -abs(mine - theirs), share if seat == self.seats[0] else self.rest(share)
+
+        return max(self.shares(), key=key)
+
+    def efficient(self) -> bool:
+        """Whether no other deal is better for one and no worse for the other."""
+        if self.deal is None:
+            return False
+        one, other = self.seats
+        got = self.points(one, self.deal[one]), self.points(other, self.deal[other])
+        every = [(self.points(one, s), self.points(other, self.rest(s))) for s in self.shares()]
+        return not any(a >= got[0] and b >= got[1] and (a, b) != got for a, b in every)
+
+    def leave(self, seat: str) -> None:
+        """Without one of the two there is no deal, and nobody is paid."""
+        self.current = None
+
+
+def _offer(share: Share) -> str:
+    return f"offer {' '.join(map(str, share))}"
+
+
+def at_random(game: Game, seat: str, dice: random.Random) -> str:
+    """Any offer, and every third time what is on the table."""
+    assert isinstance(game, Negotiation)
+    return "accept" if "accept" in game.legal() and dice.random() < 1 / 3 else _offer(dice.choice(game.shares()))
+
+
+def conceder(game: Game, seat: str, dice: random.Random) -> str:
+    """Asks for much and comes down, move by move; takes what is as good as what it would ask for."""
+    assert isinstance(game, Negotiation)
+    wanted = POINTS * (1 - 0.6 * game.made / (2 * ROUNDS))
+    if game.offered and game.offered[0] != seat and game.points(seat, game.rest(game.offered[1])) >= wanted - 1:
+        return "accept"
+    fitting = [s for s in game.shares() if game.points(seat, s) >= wanted]
+    return f"I cannot go lower than this yet.\n{_offer(min(fitting, key=lambda s: (sum(s), game.points(seat, s), s)))}"
+
+
+def stubborn(game: Game, seat: str, dice: random.Random) -> str:
+    """Asks for nearly everything, always; takes eight points of ten."""
+    assert isinstance(game, Negotiation)
+    if game.offered and game.offered[0] != seat and game.points(seat, game.rest(game.offered[1])) >= 8:
+        return "accept"
+    return _offer(min((s for s in game.shares() if game.points(seat, s) >= 8), key=lambda s: (sum(s), s)))
+
+
+def generous(game: Game, seat: str, dice: random.Random) -> str:
+    """Takes whatever pays it anything; else asks for half of its points."""
+    assert isinstance(game, Negotiation)
+    if game.offered and game.offered[0] != seat and game.points(seat, game.rest(game.offered[1])) > 0:
+        return "accept"
+    return _offer(min((s for s in game.shares() if game.points(seat, s) >= POINTS / 2), key=lambda s: (sum(s), s)))
+
+
+PLAYERS: Mapping[str, Player] = {"random": at_random, "conceder": conceder, "stubborn": stubborn, "generous": generous}
+
+
+def play(task: Task) -> Game:
+    """The game of a task."""
+    data = task.data
+    return Negotiation(data["goods"], tuple(data["numbers"]), {s: tuple(w) for s, w in data["worth"].items()})
+
+
+class Judged(Stand, frozen=True):
+    """How good a deal is for both, at its turn: ``pareto`` 1 if it is efficient, ``fair`` the smaller share of points over the larger. 0 without one."""
+
+    def __call__(self, view: EpisodeView) -> Verdict:
+        moves = [(str(s), str(a)) for t in view.episode.turns for s, a in t.facts.get("moves", [])]
+        game = play(view.task)
+        assert isinstance(game, Negotiation)
+        for _, action in moves:
+            if action.startswith("\x00"):
+                break
+            game.step(action)
+        if game.deal is None:
+            return Verdict.scored(0.0)
+        got = sorted(game.points(s, game.deal[s]) for s in game.seats)
+        return Verdict.scored(float(game.efficient()) if self.fact == "pareto" else got[0] / max(1, got[1]))
+
+
+class NegotiateEnv(ArenaEnv):
+    """A seat at the table. Opponents: ``random``, ``conceder``, ``stubborn``, ``generous``, or a policy."""
+
+    id = "arena/negotiate-v0"
+    capabilities = Capabilities(snapshot=True, seats=("first", "second"))
+    verifiers: ClassVar[Mapping[str, Verifier]] = {**verifiers(play), "pareto": Judged("pareto"), "fair": Judged("fair")}
+    plays: ClassVar[Mapping[str, Player]] = PLAYERS
+    honest: ClassVar[str] = "generous"
+
+    def tasks(self, split: str) -> TaskSet:
+        """Goods and values drawn by number."""
+        return numbered(split, {"train": 2000, "dev": 200, "test": 200}[split], _task)
+
+    def game(self, task: Task) -> Game:
+        """The game of a task."""
+        return play(task)
+
+    def move(self, prose: str) -> str:
+        """All of it: what is said, and the move in the last line."""
+        return prose.strip()
+
+
+def _task(name: str, number: int) -> Task:
+    dice, split = random.Random(f"negotiate/{name}"), name.partition("/")[0]
+    while True:
+        goods = dice.sample(GOODS, 3)
+        numbers = [dice.randint(1, 3) for _ in goods]
+        worth = {seat: [dice.randint(0, 6) for _ in goods] for seat in Negotiation.seats}
+        fitting = all(sum(w * n for w, n in zip(ws, numbers, strict=True)) == POINTS for ws in worth.values()) and worth["first"] != worth["second"]
+        data = {"goods": goods, "numbers": numbers, "worth": worth}
+        if fitting and split_of(data) == split:
+            break
+    said = f"Divide {', '.join(f'{n} {g}' for n, g in zip(numbers, goods, strict=True))}. Your last line is your move: offer N N N, accept, or walk."
+    return Task(name, said, split, data, Limits(max_turns=ROUNDS + 6))
