@@ -11,15 +11,17 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 import anyio
-import anyio.from_thread
 import msgspec
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec import Struct
 
-from agentgym.core import AgentEnv, Conversation, EpisodeView, Message, Obs, Policy, Scene, StepResult, StopReason, Task, Turn, Verdict
+from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Message, Obs, Policy, Scene, StepResult, StopReason, Task, Turn, Verdict
+from agentgym.episode import Episode
 from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, ToolError, UnknownName
 from agentgym.messages import Action, assistant_message, parse_action
 from agentgym.policies import attach, resolve
@@ -206,7 +208,13 @@ def _policy(text: str) -> Policy:
     return resolve(text)
 
 
-_portal = cache(lambda: anyio.from_thread.start_blocking_portal("asyncio").__enter__())
+@cache
+def _portal() -> BlockingPortal:
+    """The loop on which opponents that are policies think, where the caller has none."""
+    return _OPEN.enter_context(start_blocking_portal("asyncio"))
+
+
+_OPEN = ExitStack()
 
 
 class GameEnv(AgentEnv):
@@ -234,7 +242,7 @@ class GameEnv(AgentEnv):
         self.opponents = {s: text for s, text in given.items() if s != self.seat}
         self._match: Match | None = None
         self._seated: Match | None = None
-        self._leads = True
+        self._leads, self._name = True, ""
         self._told: list[tuple[str, str]] | None = None
         self._chairs: dict[str, tuple[GameEnv, Policy, list[Message]]] = {}
         self._ready: Scene | None = None
@@ -257,13 +265,19 @@ class GameEnv(AgentEnv):
         """Take part in ``match`` at the next reset. With ``leads`` its seats that are not open are played by ``opponents``; else nobody is waited for."""
         self._seated, self._leads = match, leads
 
+    def at(self, seat: str) -> GameEnv:
+        """A new environment like this one, at another seat."""
+        return type(self)(**{**self._options, "seat": seat})
+
     def new_match(self, task: Task, seed: int, name: str) -> Match:
         """A match for environments of several seats to sit at."""
         return Match(self.game(task), seed, name)
 
-    def follow(self, moves: Sequence[tuple[str, str]]) -> None:
-        """Let the other seats move at the next reset as they did in a record."""
-        self._told = list(moves)
+    def follow(self, episode: Episode) -> None:
+        """Let the other seats move, from the next reset on, as they did in a record; scripted ones do so by themselves."""
+        told = [(str(s), str(a)) for t in episode.turns for s, a in t.facts.get("moves", [])]
+        self._told = told if episode.match or not self.scripted else None
+        self._name = episode.match or ""
 
     # The template
 
@@ -275,11 +289,6 @@ class GameEnv(AgentEnv):
         finally:
             self._awaits = False
         await self._others()
-        for _ in range(FRESH_STARTS if not self.match.open else 0):
-            if not self.match.over:
-                break
-            self._match = Match(self.game(self.task), self.match.luck + 1, self.match.name)
-            await self._others()
         self._show(self._scene(first=True))
         self.episode.start_hash, self.episode.start_anchor = self._hash, self._shown.anchor
         return self._observation(), self._info([], {})
@@ -307,17 +316,22 @@ class GameEnv(AgentEnv):
         else:
             if self.episode.seed is None:
                 self.episode.seed = int(self.np_random.integers(1 << 31))
-            self._match = Match(self.game(task), self.episode.seed)
+            self._match = Match(self.game(task), self.episode.seed, self._name)
+            if self._told is None and self.scripted:
+                self._until_it_begins()
         self.episode.seat, self.episode.match = self.capabilities.seats.index(self.seat), self.match.name or None
         if self._awaits:
             return Scene([], "", "")
         self._others_now()
+        return self._scene(first=True)
+
+    def _until_it_begins(self) -> None:
+        """Let scripted opponents move first; a game that they end before this seat has moved is begun again, with other luck."""
         for _ in range(FRESH_STARTS):
+            self._others_now()
             if not self.match.over:
                 break
-            self._match = Match(self.game(task), self.match.luck + 1, self.match.name)
-            self._others_now()
-        return self._scene(first=True)
+            self._match = Match(self.game(self.task), self.match.luck + 1, self.match.name)
 
     def _advance(self, action: Action) -> Scene:
         if self._ready is not None:
@@ -381,53 +395,55 @@ class GameEnv(AgentEnv):
     # The other seats
 
     def _others_now(self) -> None:
-        """Let the others move until it is this seat's turn: at once where all are scripted players, else on a loop of their own."""
-        if not self._leads:
-            return
-        if self._told is None and not self.match.open and all(self._scripted(o) for o in self.opponents.values()):
-            while (seat := self.match.game.current) not in (None, self.seat):
-                self._scripted_move(str(seat))
-        else:
-            _portal().call(self._others)
+        """Let the others move until it is this seat's turn: at once where they are scripted or told, else on a loop of their own."""
+        while self._leads and (seat := self.match.game.current) not in (None, self.seat):
+            assert seat is not None
+            if not self._moved_at_once(seat):
+                _portal().call(self._others)
 
     async def _others(self) -> None:
         """Let the others move until it is this seat's turn."""
         match = self.match
         while self._leads and (seat := match.game.current) not in (None, self.seat):
             assert seat is not None
-            if self._told is not None:
-                self._as_told(seat)
-            elif seat in match.open:
+            if self._moved_at_once(seat):
+                continue
+            if seat in match.open:
                 await match.change()
-            elif self._scripted(self.opponents[seat]):
-                self._scripted_move(seat)
             else:
                 async with match.asking:
                     if match.game.current == seat:
                         await self._ask(seat)
 
+    @property
+    def scripted(self) -> bool:
+        """Whether all opponents are scripted players of the game."""
+        return all(map(self._scripted, self.opponents.values()))
+
     def _scripted(self, opponent: str) -> bool:
         return opponent == "random" or opponent in self.plays
 
-    def _scripted_move(self, seat: str) -> None:
-        player = self.player_of(self.opponents[seat])
-        self.match.act(seat, player(self.match.game, seat, random.Random(f"{self.match.luck}:{len(self.match.moves)}")))
+    def _moved_at_once(self, seat: str) -> bool:
+        """Move for a seat, if it moves as a record tells, or is a scripted player."""
+        made = len(self.match.moves)
+        if self._told is not None:
+            if made >= len(self._told) or self._told[made][0] != seat:
+                raise EnvironmentFault(f"the record holds no move {made + 1} of {seat}")
+            self.match.again(self._told[made : made + 1])
+            return True
+        if seat in self.match.open or not self._scripted(self.opponents[seat]):
+            return False
+        self.match.act(seat, self.player_of(self.opponents[seat])(self.match.game, seat, random.Random(f"{self.match.luck}:{made}")))
+        return True
 
     def player_of(self, name: str) -> Player:
         """The scripted player of that name."""
         return self.plays.get(name, by_chance)
 
-    def _as_told(self, seat: str) -> None:
-        assert self._told is not None
-        made = len(self.match.moves)
-        if made >= len(self._told) or self._told[made][0] != seat:
-            raise EnvironmentFault(f"the record holds no move {made + 1} of {seat}")
-        self.match.again(self._told[made : made + 1])
-
     async def _ask(self, seat: str) -> None:
         """One action of an opponent that is a policy, from an environment of its own at this match."""
         if seat not in self._chairs:
-            chair = type(self)(seat=seat, **{k: v for k, v in self._options.items() if k not in ("seat", "opponents", "reward", "render_mode")})
+            chair = self.at(seat)
             chair.sit(self.match, leads=False)
             _, info = chair.reset(seed=self.match.luck, options={"task": self.task.id})
             self._chairs[seat] = chair, attach(_policy(self.opponents[seat]), chair), info["messages"]
@@ -470,3 +486,37 @@ class GameEnv(AgentEnv):
                 env.match.luck = int(env.np_random.integers(1 << 31))
                 env._show(msgspec.structs.replace(env._shown, state=env.match.state))
         return forks
+
+
+class Scripted:
+    """A scripted player of a game as a policy: it takes a seat as any other does."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._env: GameEnv | None = None
+
+    def attach(self, env: AgentEnv) -> Scripted:
+        """The player at the seat of ``env``."""
+        if not isinstance(env, GameEnv) or (self.name != "random" and self.name not in env.plays):
+            raise UnknownName("player", self.name, getattr(env, "plays", ()))
+        bound = Scripted(self.name)
+        bound._env = env
+        return bound
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """The player's move."""
+        assert self._env is not None
+        match = self._env.match
+        if match.over:
+            return Completion("")
+        dice = random.Random(f"{match.luck}:{len(match.moves)}")
+        return Completion(self._env.player_of(self.name)(match.game, self._env.seat, dice))
+
+
+def contender(text: str, env: GameEnv, **settings: Any) -> Policy:
+    """Who plays by that name: a scripted player of the game, else any policy. Raises ``UnknownName`` if there is neither."""
+    if text == "random" or text in env.plays:
+        return Scripted(text)
+    if text.partition(":")[0] not in installed("policies"):
+        raise UnknownName("player", text, {"random", *env.plays, *installed("policies")})
+    return resolve(text, **settings)

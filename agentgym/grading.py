@@ -145,8 +145,8 @@ def size(value: Json, most: int) -> int:
 
 
 def grade(verifiers: Mapping[str, Any], view: Any) -> dict[str, Verdict]:
-    """The outcome verdicts of a finished episode, from its record and artefacts alone."""
-    return {name: judge(v, view) for name, v in verifiers.items() if v.level == "outcome"}
+    """The outcome verdicts of a finished episode, from its record and artefacts alone; none of a match that a fault of another seat ended."""
+    return {} if view.episode.fault else {name: judge(v, view) for name, v in verifiers.items() if v.level == "outcome"}
 
 
 def grade_turn(verifiers: Mapping[str, Any], view: Any) -> dict[str, Verdict]:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Literal
 
 import anyio
@@ -23,6 +24,7 @@ from agentgym.budget import Bounds, Meter, Prices
 from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Policy, Task, Tokens, Verifier
 from agentgym.episode import ArtefactStore, Episode, EpisodeStore, Turn
 from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, MissingExtra, UsageError
+from agentgym.game import GameEnv
 from agentgym.grading import grade, require_valid
 from agentgym.messages import Message, assistant_message
 from agentgym.policies import attach
@@ -38,12 +40,17 @@ Verifiers = Mapping[str, Verifier]
 
 
 class Job(Struct, frozen=True):
-    """One episode to play. ``seed`` drives the environment and the policy's sampling."""
+    """One episode to play. ``seed`` drives the environment and the policy's sampling.
+
+    Jobs that follow each other and name the same ``match`` are its seats: they are played together, each with a record of its own.
+    """
 
     task: str
     attempt: int = 0
     seed: int = 0
     group: str | None = None
+    match: str | None = None
+    seat: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -59,7 +66,8 @@ class Keep(Struct, frozen=True):
 
 
 class Rollout(Struct, frozen=True):
-    """Settings of a rollout. ``make`` gives a new environment; ``late`` settles what ``step`` could not.
+    """Settings of a rollout. ``make`` gives a new environment; ``late`` settles what ``step`` could not. ``seats`` play their seats of a match,
+    ``policy`` the others.
 
     An episode is settled and stored after its end, or with its group where the reward compares a group, while others are played;
     ``on_episode`` gets it once it is on disk. ``quarantine`` asks
@@ -69,6 +77,7 @@ class Rollout(Struct, frozen=True):
 
     make: Callable[[], AgentEnv]
     policy: Policy
+    seats: Mapping[str, Policy] = {}
     concurrency: int = 64
     retries: int = 2
     max_tokens: int | None = None
@@ -89,12 +98,13 @@ class Rollout(Struct, frozen=True):
             self.late.fit(self.policy)
         given = list(jobs)
         send, receive = anyio.create_memory_object_stream[_Handful](AHEAD)
-        queue, desk = iter(enumerate(given)), _Desk(self, given, send)
+        tables = [list(those) for _, those in groupby(enumerate(given), lambda each: each[1].match or each[0])]
+        queue, desk = iter(tables), _Desk(self, given, send)
         async with anyio.create_task_group() as keeping:
             keeping.start_soon(self._keep, receive)
             async with send:
                 async with anyio.create_task_group() as group:
-                    for _ in range(min(self.concurrency, len(given))):
+                    for _ in range(min(self.concurrency, len(tables))):
                         group.start_soon(self._work, queue, desk, group)
                 await desk.close()
         return [desk.finished[i] for i in sorted(desk.finished)]
@@ -126,13 +136,17 @@ class Rollout(Struct, frozen=True):
             if self.on_episode is not None:
                 self.on_episode(episode)
 
-    async def _work(self, queue: Iterator[tuple[int, Job]], desk: _Desk, group: TaskGroup) -> None:
+    async def _work(self, queue: Iterator[list[tuple[int, Job]]], desk: _Desk, group: TaskGroup) -> None:
         """One worker: takes jobs until there are none, keeping its environment between them."""
         env: AgentEnv | None = None
         try:
-            for index, job in queue:
+            for table in queue:
                 if self.run_meter is not None and self.run_meter.spent:
                     return
+                index, job = table[0]
+                if job.match is not None:
+                    await self._match(table, desk)
+                    continue
                 for retry in range(self.retries + 1):
                     env = env or self._environment()
                     episode = await self._attempt(env, job, retry)
@@ -155,9 +169,42 @@ class Rollout(Struct, frozen=True):
         env.deferred = self.grade == "deferred"
         return env
 
-    async def _taken(self, desk: _Desk, index: int, retry: int, view: EpisodeView | None, episode: Episode) -> bool:
+    async def _match(self, table: list[tuple[int, Job]], desk: _Desk) -> None:
+        """Play the seats of a match beside each other. If a fault ended it, all play it again; who was there for nothing keeps a valid record."""
+        jobs = [job for _, job in table]
+        for retry in range(self.retries + 1):
+            base = self.make()
+            if not isinstance(base, GameEnv):
+                raise UsageError(f"{base.id} has one seat; matches are of games")
+            match = base.new_match(base.taskset.get(jobs[0].task), jobs[0].seed, f"{jobs[0].match}" + (f".r{retry}" if retry else ""))
+            match.open |= {job.seat for job in jobs}
+            envs = [base.at(job.seat) for job in jobs]
+            for env in envs:
+                env.sit(match)
+            async with anyio.create_task_group() as group:
+                for env, job in zip(envs, jobs, strict=True):
+                    group.start_soon(self._seat, env, job, retry)
+            again = any(e.episode.status == "invalid" or e.episode.fault for e in envs) and retry < self.retries
+            for env, (index, _) in zip(envs, table, strict=True):
+                await self._taken(desk, index, retry, _view(env), env.episode, over=not again)
+                env.close()
+            if not again:
+                return
+
+    async def _seat(self, env: GameEnv, job: Job, retry: int) -> None:
+        """One seat of a match, which it leaves if it cannot go on: nobody waits for it then."""
+        try:
+            await self._attempt(env, job, retry)
+        finally:
+            with suppress(EnvironmentFault):
+                env.abandon()
+
+    async def _taken(
+        self, desk: _Desk, index: int, retry: int, view: EpisodeView | None, episode: Episode, over: bool | None = None
+    ) -> bool:
         """Hand an attempt in; True if its job needs no other."""
-        over = episode.status == "valid" or retry == self.retries or self._hopeless(episode)
+        if over is None:
+            over = episode.status == "valid" or retry == self.retries or self._hopeless(episode)
         if self.keep.artefacts is not None and episode.status == "valid" and view is not None:
             episode.artefacts = {n: self.keep.artefacts.put(data) for n, data in view.artefacts.items()}
         await desk.take(index, episode, view if episode.status == "valid" else None, over)
@@ -211,14 +258,18 @@ class Rollout(Struct, frozen=True):
 
     def _label(self, episode: Episode, job: Job, retry: int) -> None:
         """Which attempt this record is of, and how it came to be."""
-        episode.id = f"{job.task}#{job.attempt}" + (f".r{retry}" if retry else "")
+        episode.id = f"{job.task}#{job.attempt}" + (f"@{job.seat}" if job.seat else "") + (f".r{retry}" if retry else "")
         episode.attempt, episode.retry, episode.group = job.attempt, retry, job.group
-        episode.policy, episode.provenance = self.policy.name, {**episode.provenance, **self.provenance}
+        episode.policy, episode.provenance = self._policy(job).name, {**episode.provenance, **self.provenance}
         episode.began = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def _policy(self, job: Job) -> Policy:
+        return self.seats.get(job.seat, self.policy)
 
     async def play_on(self, env: AgentEnv, job: Job, messages: list[Message], prefix: list[Tokens]) -> None:
         """Play from where ``env`` stands to the end; ``messages`` and ``prefix`` are the conversation so far, and its tokens."""
-        policy, tools = attach(self.policy, env), [t.spec for t in env.tools.values()]
+        policy, tools = attach(self._policy(job), env), [t.spec for t in env.tools.values()]
+        env.episode.policy = policy.name
         name, over = f"{job.group}/{env.episode.id}", env.episode.stop_reason is not None
         meter = self._meter(env)
         while not over:

@@ -26,6 +26,7 @@ VERBS = {
     "verify": "checking:VERIFY",
     "replay": "checking:REPLAY",
     "compare": "sharing:COMPARE",
+    "league": "league:LEAGUE",
     "export": "sharing:EXPORT",
     "view": "view:VIEW",
     "broker": "broker:BROKER",

@@ -13,6 +13,7 @@ from msgspec import Struct
 from agentgym.core import AgentEnv, EpisodeView, Term
 from agentgym.episode import ArtefactStore, Episode, read_episodes
 from agentgym.errors import AgentGymError, Fault, RecordError, UnknownName, UsageError
+from agentgym.game import GameEnv
 from agentgym.grading import grade, grade_turn
 from agentgym.registry import make
 from agentgym.rewards.explain import Node, explain
@@ -171,6 +172,8 @@ def played(episodes: Sequence[Episode], states: bool = True) -> Replayed:
 
 def _first_divergence(env: AgentEnv, episode: Episode, states: bool) -> Divergence | None:
     try:
+        if isinstance(env, GameEnv):
+            env.follow(episode)
         _, info = env.reset(seed=episode.seed, options={"task": episode.task})
         if states and info["state_hash"] != episode.start_hash:
             return Divergence(episode.id, -1, "the start differs")

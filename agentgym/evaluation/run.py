@@ -282,16 +282,16 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
     """The numbers of a set of episodes; invalid ones are counted and take no part in any mean, nor ``unpaid`` ones (by ``id``) in the reward's."""
     good = [e for e in episodes if e.status == "valid"]
     paid = [e for e in good if id(e) not in unpaid]
-    tasks = [e.task for e in good]
+    decided = [e for e in good if not e.fault]
     per_task: dict[str, list[bool]] = defaultdict(list)
-    for e in good:
+    for e in decided:
         per_task[e.task].append(e.success)
     most = min((len(v) for v in per_task.values()), default=0)
     ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
     n, attempts = max(1, len(episodes)), max(1, len(episodes) + retries)
     return Result(
         env=resolve(plan.env), policy=policy, split=plan.split, episodes=len(episodes), valid=len(good), invalid=len(episodes) - len(good),
-        success=share([e.success for e in good], tasks), reward=bootstrap([e.total for e in paid], [e.task for e in paid]), metrics=_metrics(good),
+        success=share([e.success for e in decided], [e.task for e in decided]), reward=bootstrap([e.total for e in paid], [e.task for e in paid]), metrics=_metrics(good),
         pass_at={str(k): sum(pass_at(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         pass_hat={str(k): sum(pass_hat(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         invalid_share=(len(episodes) - len(good)) / n, retry_rate=retries / attempts, cost=sum(e.cost for e in episodes),

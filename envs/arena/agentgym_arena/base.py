@@ -45,7 +45,7 @@ class ArenaEnv(GameEnv):
     def oracle(self) -> Iterator[str]:
         """A line of play that succeeds against these very opponents."""
         self._require_running()
-        if not all(self._scripted(o) for o in self.opponents.values()) or not self.solvable():
+        if not self.scripted or not self.solvable():
             raise CapabilityError(f"{self.id} has no oracle for {self.task.id} against these opponents")
         return iter(self._won())
 
