@@ -15,6 +15,7 @@ from agentgym.core import AgentEnv, Policy
 from agentgym.episode import Episode, read_episodes
 from agentgym.errors import CapabilityError, UsageError
 from agentgym.evaluation.run import provenance
+from agentgym.game import GameEnv
 from agentgym.registry import make
 from agentgym.rollout import Job, Keep, Rollout
 from agentgym_trainers.algorithm import Algorithm, options_of, parts
@@ -23,6 +24,7 @@ from agentgym_trainers.parallel import gathered, rank, world
 from agentgym_trainers.rewrite import Hinted, answer_of, critique_of, learned_from, retold, spliced
 from agentgym_trainers.run import Run, reward_of
 from agentgym_trainers.sampler import Fixed, Groups, Growing, Prioritised, Shuffle, Wanted
+from agentgym_trainers.seats import Pool, Table, trainable
 from agentgym_trainers.streams import valid
 from agentgym_trainers.supervised import oracle_episode, tokenize
 
@@ -52,6 +54,11 @@ def _oracle_lengths(env: AgentEnv, ids: Sequence[str]) -> dict[str, float]:
     return out
 
 
+def _whole(group: str | None) -> str:
+    """A group with all the seats of its matches."""
+    return (group or "").partition("@")[0]
+
+
 ROUNDS = 64
 """More rounds in a step are not asked for, whatever a sampler wants; those that are here end long before."""
 
@@ -66,6 +73,10 @@ class Collector:
         self.choose: Callable[..., list[Episode]] = chosen["choose"]
         self.chosen = options_of(algorithm, chosen["choose"])
         self.reward = reward_of(config, algorithm)
+        self.table: Table | None = None
+        if trainable(config):
+            assert isinstance(run.env, GameEnv)
+            self.table = Table(config, run.env, Pool(config, run.out, run.renderer))
         self.shown: dict[str, Episode | None] = {}
         self.shown_so_far = 0
 
@@ -112,28 +123,32 @@ class Collector:
                 nth = already[task] = already.get(task, 0) + 1
                 seed = (self.config.seed * 1_000_003 + number) * 4096 + sum(map(len, have.values())) + len(jobs)
                 jobs.append(Job(task, number * 1000 + nth - 1, seed, f"{number}.{task}"))
+        learned = None
+        if self.table is not None:
+            jobs, policy, learned = await self.table.seat(jobs, policy, update)
         limits, longest = self._budget(update)
         noted = {**provenance(), "hint": hint} if hint else provenance()
-        options = {**self.config.option, **({"limits": {**dict(self.config.option.get("limits") or {}), **limits}} if limits else {})}
+        options = {**self.config.option, **(self.table.option() if self.table else {}), **({"limits": {**dict(self.config.option.get("limits") or {}), **limits}} if limits else {})}
         rollout = Rollout(
             make=lambda: make(self.config.env, split=self.config.split, reward=self.reward, **options), policy=policy, concurrency=len(jobs),
             max_tokens=longest, late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=noted,
         )  # fmt: skip
-        return await self._shared(rollout, jobs)
+        played = await self._shared(rollout, jobs)
+        return played if learned is None else [e for e in played if e.group in learned]
 
     async def _shared(self, rollout: Rollout, jobs: list[Job]) -> list[Episode]:
         """Roll out; in several processes each its share of the groups (the first all of them, where the reward has a state of its own)."""
         if world() == 1:
             return await rollout.run(jobs)
-        names = list(dict.fromkeys(j.group for j in jobs))
+        names = list(dict.fromkeys(_whole(j.group) for j in jobs))
         owner = {name: 0 if self.run.late is not None else i % world() for i, name in enumerate(names)}
-        mine = await rollout.run([j for j in jobs if owner[j.group] == rank()])
+        mine = await rollout.run([j for j in jobs if owner[_whole(j.group)] == rank()])
         others = [e for r, part in enumerate(gathered(mine)) if r != rank() for e in part]
         if self.keep.episodes is not None:
             await self.keep.episodes.append(*others)
         self.run.engine.generated += sum(sum(t.tokens.mask) for e in others for t in e.turns if t.tokens)
-        found = {(e.task, e.attempt): e for e in (*mine, *others)}
-        return [found[j.key] for j in jobs]
+        found = {(e.task, e.attempt, e.group): e for e in (*mine, *others)}
+        return [found[(*j.key, j.group)] for j in jobs]
 
     def _budget(self, update: int) -> tuple[dict[str, int], int]:
         """The environment's limits and the longest action at an update."""
