@@ -1,0 +1,121 @@
+"""``text/search-v0``: questions of several hops over a corpus, by a search and by reading. The home of information-gain credit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from agentgym_verifiers.rules import Exact, WellFormed
+from msgspec import Meta
+
+from agentgym.core import Action, AgentEnv, Capabilities, Limits, Scene, StopReason, Task, TaskSet, Verifier
+from agentgym.errors import ToolError, UnknownName
+from agentgym.messages import Tool, call, tool
+from agentgym.messages import answer as answers
+from agentgym.rewards import Spec, delta, outcome, standard, step
+from agentgym_text.base import Fact
+from agentgym_text.corpus import Corpus, corpus
+
+HOPS = (2, 3, 4)
+COUNT = {"train": 1200, "dev": 200, "test": 300}
+SYSTEM = "You answer questions over a library, through tools. No document holds a whole answer: go from one to the next."
+
+
+class Desk:
+    """What one episode has done in the library."""
+
+    def __init__(self, library: Corpus, gold: Iterable[str]) -> None:
+        self.library, self.gold = library, tuple(gold)
+        self.read: list[str] = []
+        self.answered: str | None = None
+        self.calls = 0
+
+
+def search(desk: Desk, query: Annotated[str, Meta(max_length=300)]) -> str:
+    """Find documents: the five best titles for some words, with the beginning of each."""
+    found = desk.library.search(query)
+    return "\n".join(f"{title}: {text}…" for title, text in found) or "nothing found"
+
+
+def read(desk: Desk, title: Annotated[str, Meta(max_length=200)]) -> str:
+    """Read the document of this title."""
+    text = desk.library.documents.get(title)
+    if text is None:
+        raise ToolError(f"there is no document {title!r}; search for its title")
+    if title not in desk.read:
+        desk.read.append(title)
+    return text
+
+
+def answer(desk: Desk, value: Annotated[str, Meta(max_length=200)]) -> str:
+    """Answer the question, and end."""
+    desk.answered = value
+    return "answered"
+
+
+TOOLS: Mapping[str, Tool] = {"search": tool(search), "read": tool(read), "answer": tool(answer)}
+
+
+class SearchEnv(AgentEnv):
+    """The library. Option: ``hops`` (one or several of 2, 3, 4)."""
+
+    id = "text/search-v0"
+    capabilities = Capabilities(snapshot=True)
+    tools: Mapping[str, Tool] = TOOLS
+    verifiers: ClassVar[Mapping[str, Verifier]] = {"form": WellFormed(), "found": Fact("found"), "answer": Exact(answer="call:answer.value", gold="task:answer")}
+    rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("answer"), 0.02 * step("form") + 0.2 * delta(step("found")), step("found"))
+
+    def __init__(self, *, hops: int | Iterable[int] = (), **base: Any) -> None:
+        self._hops = (hops,) if isinstance(hops, int) else tuple(hops) or HOPS
+        for each in self._hops:
+            if each not in HOPS:
+                raise UnknownName("number of hops", str(each), map(str, HOPS))
+        super().__init__(**base)
+
+    def tasks(self, split: str) -> TaskSet:
+        """Questions by number, the hops in turn; each split has a corpus of its own."""
+        ids = [f"{split}/{i:04d}-{HOPS[i % 3]}" for i in range(COUNT[split]) if HOPS[i % 3] in self._hops]
+        return TaskSet(ids, lambda name: _task(split, name))
+
+    def _begin(self, task: Task) -> Scene:
+        self._desk = Desk(corpus(task.data["corpus"]), task.data["titles"])
+        self._trail: list[str] = []
+        return self._scene([{"role": "system", "content": SYSTEM}, {"role": "user", "content": task.instruction}])
+
+    def _advance(self, action: Action) -> Scene:
+        desk = self._desk
+        done = answers(self.tools, desk, action, len(self.episode.turns) - 1, lambda: desk.answered is not None, hint="end with answer")
+        desk.calls += len(done.states)
+        return self._scene(done.messages, StopReason.SUBMITTED if desk.answered is not None else None, done.malformed, done.states)
+
+    def _scene(self, messages: Any, end: StopReason | None = None, malformed: bool = False, states: Iterable[str] = ()) -> Scene:
+        desk = self._desk
+        found = sum(t in desk.read for t in desk.gold) / len(desk.gold)
+        seen = "|".join(m["content"] for m in messages)
+        return Scene(messages, f"{desk.read}|{desk.answered}|{desk.calls}", seen, end, malformed, {"found": found, "calls": list(states)})
+
+    def oracle(self) -> Iterator[str]:
+        """Search and read what leads to the answer, and give it."""
+        self._require_running()
+        for title in self._desk.gold:
+            if title not in self._desk.read:
+                yield call("search", query=title)
+                yield call("read", title=title)
+        yield call("answer", value=self.task.data["answer"])
+
+    def _save(self) -> bytes:
+        return msgspec.msgpack.encode((self._desk.read, self._desk.answered, self._desk.calls))
+
+    def _load(self, payload: bytes) -> None:
+        self._desk = Desk(corpus(self.task.data["corpus"]), self.task.data["titles"])
+        self._desk.read, self._desk.answered, self._desk.calls = msgspec.msgpack.decode(payload, type=tuple[list[str], str | None, int])
+
+
+def _task(split: str, name: str) -> Task:
+    number, hops = name.partition("/")[2].split("-")
+    library = corpus(f"library/{split}")
+    asked = library.question(random.Random(f"question/{name}"), int(hops))
+    data = {"corpus": f"library/{split}", "titles": list(asked.titles), "answer": asked.answer}
+    return Task(name, asked.text, split, data, Limits(max_turns=8 + 6 * int(hops)), kind=f"{hops}-hop")
