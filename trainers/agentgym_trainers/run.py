@@ -22,6 +22,7 @@ from agentgym.evaluation.overlap import of_run, of_tasks, overlap
 from agentgym.evaluation.run import Plan, Result, evaluate, write_reward
 from agentgym.evaluation.stats import Interval
 from agentgym.evaluation.verifiers import rank_correlation
+from agentgym.game import GameEnv
 from agentgym.quarantine import Quarantine
 from agentgym.registry import make, resolve
 from agentgym.rewards.settler import Settler
@@ -35,6 +36,7 @@ from agentgym_trainers.model import adapted, keep_memory, load_model, tiny_model
 from agentgym_trainers.parallel import from_first, rank, shard, world
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.sampler import Shuffle
+from agentgym_trainers.seats import trainable
 from agentgym_trainers.supervised import oracle_episode, text_of_episode, warm_start
 from agentgym_trainers.tracker import Tracker
 from agentgym_trainers.update import make_optimizer
@@ -222,8 +224,10 @@ def warm(run: Run, log: Log) -> None:
         run.notes["updates"] = step + 1
         return config.warm_until is not None and (step + 1) % 5 == 0 and _greedy_success(run, ids[-60:]) >= config.warm_until
 
+    seats = trainable(config) if isinstance(config, TrainConfig) else ()
+    envs = [run.env.at(seat) for seat in seats] if isinstance(run.env, GameEnv) and seats else [run.env]
     warm_start(
-        run.model, run.optimizer, run.renderer, run.env, tasks, steps=steps, batch_size=config.warm_batch, lr=config.warm_lr, seed=config.seed, on_step=on_step
+        run.model, run.optimizer, run.renderer, envs, tasks, steps=steps, batch_size=config.warm_batch, lr=config.warm_lr, seed=config.seed, on_step=on_step
     )
 
 

@@ -51,30 +51,30 @@ def text_of_episode(episode: Episode, renderer_template: Callable[[Sequence[obje
     return renderer_template([*messages, *episode.closing])
 
 
-def demonstrations(env: AgentEnv, renderer: ChatRenderer, tasks: Sequence[str], seed: int) -> Iterator[Episode]:
-    """Oracle episodes with tokens of the tasks that have an oracle, reshuffled each time they run out.
+def demonstrations(envs: Sequence[AgentEnv], renderer: ChatRenderer, tasks: Sequence[str], seed: int) -> Iterator[Episode]:
+    """Oracle episodes with tokens of the tasks that have an oracle, in each of the environments (the seats of a game), reshuffled each time they run out.
 
     Raises:
         CapabilityError: none of the tasks has one.
     """
-    rng, left, made = random.Random(seed), list(tasks), dict[str, Episode]()
+    rng, left, made = random.Random(seed), [(i, t) for i in range(len(envs)) for t in tasks], dict[tuple[int, str], Episode]()
     while left:
-        for task in rng.sample(left, len(left)):
-            if task not in made:
-                played = oracle_episode(env, task)
+        for seat, task in rng.sample(left, len(left)):
+            if (seat, task) not in made:
+                played = oracle_episode(envs[seat], task)
                 if played is None:
-                    left.remove(task)
+                    left.remove((seat, task))
                     continue
-                made[task] = tokenize(played, renderer, env)
-            yield made[task]
-    raise CapabilityError(f"no task of {env.id} that was tried has an oracle; --warm-steps 0 begins without one")
+                made[seat, task] = tokenize(played, renderer, envs[seat])
+            yield made[seat, task]
+    raise CapabilityError(f"no task of {envs[0].id} that was tried has an oracle; --warm-steps 0 begins without one")
 
 
 def warm_start(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     renderer: ChatRenderer,
-    env: AgentEnv,
+    envs: Sequence[AgentEnv],
     tasks: Sequence[str],
     *,
     steps: int,
@@ -87,7 +87,7 @@ def warm_start(
 
     ``on_step`` gets each update's number and metrics; it stops the warm start by returning True.
     """
-    shown = demonstrations(env, renderer, tasks, seed)
+    shown = demonstrations(envs, renderer, tasks, seed)
     for step in range(steps):
         chosen = list(islice(shown, batch_size))
         for group in optimizer.param_groups:

@@ -3,7 +3,7 @@
 from agentgym.core import Capabilities
 from agentgym.registry import EnvSpec
 
-PER_GAME = {"train": 200, "dev": 20, "test": 50}
+PER_GAME = {"train": 1000, "dev": 100, "test": 100}
 GAMES = ("tictactoe", "connect_four", "leduc", "texas", "texas_no_limit", "chess", "go", "hanabi", "rps")
 INSTALL = "pip install agentgym-arena"
 

@@ -36,7 +36,7 @@ class BoardEnv(ArenaEnv):
 
     def tasks(self, split: str) -> TaskSet:
         """The chosen games in turn, each with its own deal and opening."""
-        return TaskSet([f"{split}/{g}-{i:03d}" for i in range(PER_GAME[split]) for g in self._games], lambda name: _task(split, name))
+        return TaskSet([f"{split}/{g}-{i:04d}" for i in range(PER_GAME[split]) for g in self._games], lambda name: _task(split, name))
 
     def game(self, task: Task) -> Game:
         """The game of a task."""
