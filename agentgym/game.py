@@ -45,6 +45,7 @@ class Game(ABC):
     seats: Sequence[str]
     current: str | None
     rewards: Mapping[str, float]
+    slip: str | None = None
 
     def __init__(self) -> None:
         self.rewards = dict.fromkeys(self.seats, 0.0)
@@ -74,6 +75,10 @@ class Game(ABC):
     def standing(self, seat: str) -> float:
         """How it stands for a seat, in [0, 1], by a rule."""
         return 0.5
+
+    def measures(self, seat: str) -> Mapping[str, Json]:
+        """Further numbers of a game that is over: the evidence of its outcome."""
+        return {}
 
     def leave(self, seat: str) -> None:
         """A seat gives up, or can no longer play. Here: it loses, the others win, and the game is over."""
@@ -198,9 +203,8 @@ class Result(Struct, frozen=True):
         seat, moves = msgspec.json.decode(view.artefacts["match.json"], type=tuple[str, list[tuple[str, str]]])
         match = Match(self.game(view.task))
         match.again(moves)
-        if not match.over or seat in match.left:
-            return Verdict.scored(0.0, moves=len(moves), left={s: str(r) for s, r in match.left.items()})
-        return Verdict.scored(match.game.value(seat), payoff=match.game.rewards[seat], moves=len(moves), left={s: str(r) for s, r in match.left.items()})
+        told = {"payoff": match.game.rewards[seat], "moves": len(moves), "left": {s: str(r) for s, r in match.left.items()}, **match.game.measures(seat)}
+        return Verdict.scored(match.game.value(seat) if match.over and seat not in match.left else 0.0, **told)
 
 
 @cache
@@ -218,21 +222,23 @@ _OPEN = ExitStack()
 
 
 class GameEnv(AgentEnv):
-    """One seat of a game. ``seat`` names it (default: the first), ``opponents`` who plays the others: a name for all, or one by seat.
+    """One seat of a game. ``seat`` names it (default: the first), ``opponents`` who plays the others: a name for all, or one by
+    seat (default: ``usual``, at a game ``random``).
 
     An opponent is a scripted player of the game (``random`` and others) or any policy by name. Seats in ``match.open`` are played by others who
     sit at the same match. The author writes ``tasks`` and ``game``, and names ``Result`` among the verifiers.
     """
 
     plays: ClassVar[Mapping[str, Player]] = {}
+    usual: ClassVar[str] = "random"
 
-    def __init__(self, *, seat: str = "", opponents: str | Mapping[str, str] = "random", **base: Any) -> None:
+    def __init__(self, *, seat: str = "", opponents: str | Mapping[str, str] = "", **base: Any) -> None:
         super().__init__(**base)
         seats = self.capabilities.seats
         self.seat = seat or seats[0]
         if self.seat not in seats:
             raise UnknownName("seat", self.seat, seats)
-        given = dict.fromkeys(seats, opponents) if isinstance(opponents, str) else {**dict.fromkeys(seats, "random"), **opponents}
+        given = dict.fromkeys(seats, opponents or self.usual) if isinstance(opponents, str) else {**dict.fromkeys(seats, self.usual), **opponents}
         for name, text in given.items():
             if name not in seats:
                 raise UnknownName("seat", name, seats)
@@ -347,12 +353,16 @@ class GameEnv(AgentEnv):
         if self.match.over:
             return None
         try:
-            if action.calls:
-                raise ToolError("there are no tools here: write your move as plain text", malformed=True)
-            self.match.act(self.seat, self.move(action.prose))
+            self.match.act(self.seat, self.said(action))
         except ToolError as error:
             return str(error)
         return None
+
+    def said(self, action: Action) -> str:
+        """What of an action the game gets: its move. Raises ``ToolError`` if there is none."""
+        if action.calls:
+            raise ToolError("there are no tools here: write your move as plain text", malformed=True)
+        return self.move(action.prose)
 
     def move(self, prose: str) -> str:
         """What of an action is the move: its last line."""
@@ -364,18 +374,22 @@ class GameEnv(AgentEnv):
 
     def _scene(self, wrong: str | None = None, first: bool = False) -> Scene:
         match, game = self.match, self.match.game
-        seen = game.observe(self.seat)
-        messages: list[Message] = [{"role": "user", "content": f"error: {wrong}" if wrong is not None else seen}]
+        messages: list[Message] = [{"role": "user", "content": f"error: {wrong}"}] if wrong is not None else self.heard()
         if first and (rules := game.rules(self.seat)):
             messages.insert(0, {"role": "system", "content": rules})
         end = (StopReason.OPPONENT if match.left else StopReason.DONE) if match.over else None
         if match.void:
             gone = next(s for s, r in match.left.items() if r == StopReason.FAULT)
             self.episode.fault, self.episode.culprit = f"{gone} left the match: fault", "infra"
-        level = game.value(self.seat) if match.over and not match.left else 0.0 if match.over else game.standing(self.seat)
+        level = (0.0 if self.seat in match.left else game.value(self.seat)) if match.over else game.standing(self.seat)
         facts: dict[str, Json] = {"legal": float(wrong is None), "standing": level, "moves": match.moves[self._noted :]}
         self._noted = self._noted if first else len(match.moves)
-        return Scene(messages, match.state, game.view(self.seat), end=None if first else end, malformed=wrong is not None, facts=facts)
+        malformed = wrong is not None or (game.slip == self.seat and not first)
+        return Scene(messages, match.state, game.view(self.seat), end=None if first else end, malformed=malformed, facts=facts)
+
+    def heard(self) -> list[Message]:
+        """What is new to this seat since its own last action."""
+        return [{"role": "user", "content": self.match.game.observe(self.seat)}]
 
     def _settle(self, turn: Turn, reason: StopReason | None, began: float) -> StepResult:
         if reason is not None and not self.match.over:
@@ -449,9 +463,10 @@ class GameEnv(AgentEnv):
             self._chairs[seat] = chair, attach(_policy(self.opponents[seat]), chair), info["messages"]
         chair, policy, messages = self._chairs[seat]
         if chair.episode.turns:
-            messages = [*messages, *chair.catch_up()]
+            messages = [*messages, *(chair._shown.messages if chair._shown.malformed else chair.heard())]
         try:
-            completion = await policy.act(Conversation(f"{self.episode.id}/{seat}", messages, seed=self.match.luck))
+            tools = [t.spec for t in chair.tools.values()]
+            completion = await policy.act(Conversation(f"{self.episode.id}/{seat}", messages, tools, seed=self.match.luck))
             chair.step(completion.action)
         except ContextOverflow:
             chair.end(StopReason.CONTEXT_OVERFLOW)
@@ -460,10 +475,6 @@ class GameEnv(AgentEnv):
             return
         turn = chair.episode.turns[-1]
         self._chairs[seat] = chair, policy, [*messages, assistant_message(turn.action, turn.calls, len(chair.episode.turns) - 1)]
-
-    def catch_up(self) -> list[Message]:
-        """What is new to this seat since its own last action."""
-        return [{"role": "user", "content": self.match.game.observe(self.seat)}] if not self._shown.malformed else self._shown.messages
 
     # Snapshots: the moves are made again
 

@@ -302,7 +302,7 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
 
 
 def _metrics(good: Sequence[Episode]) -> dict[str, Interval]:
-    """The mean over episodes of each verdict's value (step verdicts: their mean over turns)."""
+    """The mean over episodes of each verdict's value (step verdicts: their mean over turns), and of the numbers in an outcome's evidence."""
     values: dict[str, tuple[list[float], list[str]]] = defaultdict(lambda: ([], []))
     for e in good:
         seen: dict[str, list[float]] = defaultdict(list)
@@ -310,6 +310,8 @@ def _metrics(good: Sequence[Episode]) -> dict[str, Interval]:
             for name, verdict in verdicts.items():
                 if verdict.value is not None:
                     seen[name].append(verdict.value)
+        for name, verdict in e.verdicts.items():
+            seen.update({f"{name}.{k}": [float(x)] for k, x in verdict.evidence.items() if isinstance(x, (int, float))})
         for name, each in seen.items():
             values[name][0].append(sum(each) / len(each))
             values[name][1].append(e.task)

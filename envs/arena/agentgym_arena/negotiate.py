@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from agentgym.core import Capabilities, EpisodeView, Limits, Task, TaskSet, Verdict, Verifier
+from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import ToolError
-from agentgym.game import Game, Player, Stand
+from agentgym.game import Game, Player
 from agentgym_arena.base import ArenaEnv, numbered, split_of, verifiers
 
 GOODS = ("books", "hats", "balls", "pens", "cups", "maps")
@@ -126,6 +126,11 @@ class Negotiation(Game):
         every = [(self.points(one, s), self.points(other, self.rest(s))) for s in self.shares()]
         return not any(a >= got[0] and b >= got[1] and (a, b) != got for a, b in every)
 
+    def measures(self, seat: str) -> Mapping[str, float]:
+        """``pareto``: 1 if the deal is efficient; ``fair``: the smaller of both's points over the larger; ``deal``: 1 if there is one."""
+        got = sorted(self.points(s, self.deal[s]) for s in self.seats) if self.deal else [0, 0]
+        return {"deal": float(self.deal is not None), "pareto": float(self.efficient()), "fair": got[0] / max(1, got[1])}
+
     def leave(self, seat: str) -> None:
         """Without one of the two there is no deal, and nobody is paid."""
         self.current = None
@@ -176,29 +181,12 @@ def play(task: Task) -> Game:
     return Negotiation(data["goods"], tuple(data["numbers"]), {s: tuple(w) for s, w in data["worth"].items()})
 
 
-class Judged(Stand, frozen=True):
-    """How good a deal is for both, at its turn: ``pareto`` 1 if it is efficient, ``fair`` the smaller share of points over the larger. 0 without one."""
-
-    def __call__(self, view: EpisodeView) -> Verdict:
-        moves = [(str(s), str(a)) for t in view.episode.turns for s, a in t.facts.get("moves", [])]
-        game = play(view.task)
-        assert isinstance(game, Negotiation)
-        for _, action in moves:
-            if action.startswith("\x00"):
-                break
-            game.step(action)
-        if game.deal is None:
-            return Verdict.scored(0.0)
-        got = sorted(game.points(s, game.deal[s]) for s in game.seats)
-        return Verdict.scored(float(game.efficient()) if self.fact == "pareto" else got[0] / max(1, got[1]))
-
-
 class NegotiateEnv(ArenaEnv):
     """A seat at the table. Opponents: ``random``, ``conceder``, ``stubborn``, ``generous``, or a policy."""
 
     id = "arena/negotiate-v0"
     capabilities = Capabilities(snapshot=True, seats=("first", "second"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = {**verifiers(play), "pareto": Judged("pareto"), "fair": Judged("fair")}
+    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "generous"
 

@@ -78,6 +78,11 @@ class Laboratory:
             given[i] = each
         return method.invoke(self._object, given)
 
+    def solution(self) -> list[str]:
+        """The simulator's own solution of the task, if it was asked to make one."""
+        lines = str(self.process.gateway.jvm.java.lang.String.join("\n", self.call("getGoldActionSequence")))
+        return lines.split("\n") if lines else []
+
     def possible(self) -> list[str]:
         """Every action that is possible now."""
         return [each["action"] for each in json.loads(self.call("getValidActionObjectCombinationsJSON"))["validActions"]]

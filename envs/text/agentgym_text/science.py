@@ -122,7 +122,7 @@ def gold(kind: str, variation: int, simpler: str) -> tuple[str, ...]:
     lab = laboratory()
     try:
         lab.load(kind, variation, simpler, solve=True)
-        lines, made = [str(line) for line in lab.call("getGoldActionSequence")], []
+        lines, made = lab.solution(), list[str]()
         lab.load(kind, variation, simpler)
         for line in lines:
             lab.call("step", line)
