@@ -31,6 +31,9 @@ from agentgym.verdict import Json
 FRESH_STARTS = 8
 """So often a match that opponents end before this seat has moved is begun again: nobody passes a task by doing nothing."""
 
+Move = tuple[str, str, str]
+"""A seat, ``move`` or ``left``, and its action or its reason."""
+
 Player = Callable[["Game", str, random.Random], str]
 """A scripted player: the game, its seat, its own dice; an action."""
 
@@ -119,7 +122,7 @@ class Match:
 
     def __init__(self, game: Game, luck: int = 0, name: str = "") -> None:
         self.game, self.luck, self.name = game, luck, name
-        self.moves: list[tuple[str, str]] = []
+        self.moves: list[Move] = []
         self.left: dict[str, StopReason] = {}
         self.open: set[str] = set()
         self._state = b""
@@ -148,29 +151,29 @@ class Match:
         self.game.step(action)
         if self.game.current is not None and self.game.current not in self.game.seats:
             raise EnvironmentFault(f"the game waits for {self.game.current!r}, who has no seat")
-        self._note(seat, action)
+        self._note((seat, "move", action))
 
     def leave(self, seat: str, reason: StopReason) -> None:
         """A seat can no longer play. Raises ``EnvironmentFault`` if the game goes on waiting for it."""
         self.left[seat] = reason
         self.game.leave(seat)
-        self._note(seat, f"\x00{reason}")
+        self._note((seat, "left", str(reason)))
         if self.game.current in self.left:
             raise EnvironmentFault(f"the game waits for {self.game.current!r}, who has left: a deadlock")
 
-    def _note(self, seat: str, action: str) -> None:
-        self.moves.append((seat, action))
-        self._state = hashlib.blake2b(self._state + f"{seat}\x01{action}".encode("utf-8", "surrogatepass"), digest_size=12).digest()
+    def _note(self, move: Move) -> None:
+        self.moves.append(move)
+        self._state = hashlib.blake2b(self._state + "\x01".join(move).encode("utf-8", "surrogatepass"), digest_size=12).digest()
         moved, self._moved = self._moved, anyio.Event()
         moved.set()
 
-    def again(self, moves: Sequence[tuple[str, str]]) -> None:
+    def again(self, moves: Sequence[Move]) -> None:
         """Make these moves."""
-        for seat, action in moves:
-            if action.startswith("\x00"):
-                self.leave(seat, StopReason(action[1:]))
+        for seat, what, text in moves:
+            if what == "left":
+                self.leave(seat, StopReason(text))
             else:
-                self.act(seat, action)
+                self.act(seat, text)
 
     async def change(self) -> None:
         """Return once somebody has moved or left."""
@@ -200,7 +203,7 @@ class Result(Struct, frozen=True):
     level: ClassVar[Literal["outcome"]] = "outcome"
 
     def __call__(self, view: EpisodeView) -> Verdict:
-        seat, moves = msgspec.json.decode(view.artefacts["match.json"], type=tuple[str, list[tuple[str, str]]])
+        seat, moves = msgspec.json.decode(view.artefacts["match.json"], type=tuple[str, list[Move]])
         match = Match(self.game(view.task))
         match.again(moves)
         told = {"payoff": match.game.rewards[seat], "moves": len(moves), "left": {s: str(r) for s, r in match.left.items()}, **match.game.measures(seat)}
@@ -249,7 +252,7 @@ class GameEnv(AgentEnv):
         self._match: Match | None = None
         self._seated: Match | None = None
         self._leads, self._name = True, ""
-        self._told: list[tuple[str, str]] | None = None
+        self._told: list[Move] | None = None
         self._chairs: dict[str, tuple[GameEnv, Policy, list[Message]]] = {}
         self._ready: Scene | None = None
         self._awaits = False
@@ -281,7 +284,7 @@ class GameEnv(AgentEnv):
 
     def follow(self, episode: Episode) -> None:
         """Let the other seats move, from the next reset on, as they did in a record; scripted ones do so by themselves."""
-        told = [(str(s), str(a)) for t in episode.turns for s, a in t.facts.get("moves", [])]
+        told = [(str(seat), str(what), str(text)) for t in episode.turns for seat, what, text in t.facts.get("moves", [])]
         self._told = told if episode.match or not self.scripted else None
         self._name = episode.match or ""
 
@@ -482,7 +485,7 @@ class GameEnv(AgentEnv):
         return msgspec.msgpack.encode((self.match.luck, self.match.moves, self._noted, self.match.state))
 
     def _load(self, payload: bytes) -> None:
-        luck, moves, self._noted, state = msgspec.msgpack.decode(payload, type=tuple[int, list[tuple[str, str]], int, str])
+        luck, moves, self._noted, state = msgspec.msgpack.decode(payload, type=tuple[int, list[Move], int, str])
         self._match, self._ready, self._chairs = Match(self.game(self.task), luck, self.episode.match or ""), None, {}
         self.match.again(moves)
         if self.match.state != state:

@@ -232,7 +232,7 @@ class Classic(Game):
         board = self.reading.board(self.raw, self.agents[seat])
         if self.current is None:
             return f"{board}\nthe game is over: {self._ending(seat)}"
-        return f"{board}\nmoves: {' '.join(self._now) if max(map(len, self._now)) < 6 else ', '.join(self._now)}" if seat == self.current else board
+        return f"{board}\nmoves:\n{','.join(self._now)}" if seat == self.current else board
 
     def _ending(self, seat: str) -> str:
         if self.reading.shared:

@@ -32,7 +32,7 @@ def row_digest(table: str, row: tuple[Any, ...]) -> int:
 
 
 class Desk:
-    """The open database of one episode, and what has been done at it."""
+    """The open database of one episode, and what has been done at it. ``approved`` are the payments that may be paid back; None: all."""
 
     def __init__(self, database: bytes = _BLANK) -> None:
         self.connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=256)
@@ -41,6 +41,7 @@ class Desk:
         self.writes: list[list[Any]] = []
         self.ending: tuple[str, Any] | None = None
         self.user: Mapping[str, str] = {}
+        self.approved: set[int] | None = None
 
     @classmethod
     def of(cls, world: World) -> Desk:

@@ -24,7 +24,8 @@ class Change(NamedTuple):
 class Plan(Struct):
     """One task. ``changes`` are the only writes allowed; ``ending`` is the tool that must end it, and with what.
 
-    ``calls`` is the oracle, without the ending. ``user`` is what the person tells when asked for it by name.
+    ``calls`` is the oracle, without the ending. ``user`` is what the person tells when asked for it by name; where the person is a player
+    too, ``phone`` is what their phone must be set to, and ``approve`` the payments that they must approve before they are paid back.
     """
 
     say: str
@@ -32,6 +33,8 @@ class Plan(Struct):
     changes: list[Change] = []
     ending: tuple[str, Answer | None] = ("finish", None)
     user: dict[str, str] = {}
+    phone: dict[str, str] = {}
+    approve: list[int] = []
 
     def oracle(self) -> list[ToolCall]:
         """All calls, the ending included."""
@@ -53,22 +56,23 @@ class Plan(Struct):
 
 
 class Template(Struct, frozen=True):
-    """A kind of task: ``make`` draws one from a world. ``level`` 1 to 4 is by the number of dependent calls."""
+    """A kind of task: ``make`` draws one from a world. ``level`` 1 to 4 is by the number of dependent calls. ``talk``: the person is a player too."""
 
     name: str
     level: int
     unseen: bool
     make: Callable[[World], Plan]
+    talk: bool = False
 
 
 TEMPLATES: dict[str, Template] = {}
 
 
-def template(level: int, unseen: bool = False) -> Callable[[Callable[[World], Plan]], Callable[[World], Plan]]:
+def template(level: int, unseen: bool = False, talk: bool = False) -> Callable[[Callable[[World], Plan]], Callable[[World], Plan]]:
     """Register a function from a world to a plan under its own name; ``unseen`` keeps it out of train, dev and test."""
 
     def register(make: Callable[[World], Plan]) -> Callable[[World], Plan]:
-        TEMPLATES[make.__name__] = Template(make.__name__, level, unseen, make)
+        TEMPLATES[make.__name__] = Template(make.__name__, level, unseen, make, talk)
         return make
 
     return register

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-import agentgym_tools.templates  # noqa: F401  # fills TEMPLATES
+import agentgym_tools.talk
+import agentgym_tools.templates  # noqa: F401  # both fill TEMPLATES
 from agentgym.core import Limits, Task, TaskSet
 from agentgym.errors import UnknownName, UsageError
 from agentgym_tools.plan import TEMPLATES, Plan
@@ -63,9 +64,9 @@ def draw(template: str, split: str, number: int) -> Task:
 
 
 @lru_cache(maxsize=64)
-def tasks_of(split: str, templates: tuple[str, ...] = (), levels: tuple[int, ...] = ()) -> TaskSet:
+def tasks_of(split: str, templates: tuple[str, ...] = (), levels: tuple[int, ...] = (), talk: bool = False) -> TaskSet:
     """The tasks of one split, optionally of some templates or levels only: number n of each template, then number n + 1."""
-    known = [t for t in TEMPLATES.values() if t.unseen == (split == "unseen") and (split != "demo" or t.name in DEMO)]
+    known = [t for t in TEMPLATES.values() if t.talk == talk and t.unseen == (split == "unseen") and (split != "demo" or t.name in DEMO)]
     for name in templates:
         if name not in [t.name for t in known]:
             raise UnknownName(f"template of split {split}", name, [t.name for t in known])

@@ -337,6 +337,8 @@ def pay(desk: Desk, id: Id, amount: int) -> str:
 @_tool
 def refund(desk: Desk, id: Id, amount: int) -> str:
     """Pay a payment back. The amount must be exact: read the payment first."""
+    if desk.approved is not None and id not in desk.approved:
+        raise ToolError(f"payment {id} has not been approved by the customer, who does that in their app")
     return _settle(desk, id, amount, "paid", "refunded")
 
 

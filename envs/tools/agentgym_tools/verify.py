@@ -22,11 +22,15 @@ class TaskDone(Struct, frozen=True):
     level: ClassVar[Literal["outcome"]] = "outcome"
 
     def __call__(self, view: EpisodeView) -> Verdict:
-        plan, start = plan_of(view.task), world_of(view.task).tuples()
-        wrong = _differences(start, plan.expected(start), rows_of(view.artefacts["desk.sqlite"]))
-        ending = msgspec.json.decode(view.artefacts["ending.json"])
-        ended = isinstance(ending, list) and ending[0] == plan.ending[0] and same_answer(plan.ending[1], ending[1])
-        return Verdict.scored(float(ended and not wrong), ended=bool(ended), wrong_rows=wrong[:20])
+        ended, wrong = done(view.task, rows_of(view.artefacts["desk.sqlite"]), msgspec.json.decode(view.artefacts["ending.json"]))
+        return Verdict.scored(float(ended and not wrong), ended=ended, wrong_rows=wrong[:20])
+
+
+def done(task: Task, rows: Rows, ending: Any) -> tuple[bool, list[str]]:
+    """Whether a task was ended as it demands, and which rows are not as they must be."""
+    plan, start = plan_of(task), world_of(task).tuples()
+    ended = isinstance(ending, (list, tuple)) and ending[0] == plan.ending[0] and same_answer(plan.ending[1], ending[1])
+    return ended, _differences(start, plan.expected(start), rows)
 
 
 def _differences(start: Rows, wanted: Rows, have: Rows) -> list[str]:
