@@ -235,16 +235,13 @@ class AgentEnv(gymnasium.Env[Obs, str]):
         self, *, split: str = "train", reward: str | Spec = "outcome", render_mode: str | None = None, limits: Mapping[str, int] | None = None
     ) -> None:
         """``limits`` overrides those of the tasks, such as ``{"max_turns": 5}``."""
-        for name in limits or {}:
-            if name not in Limits.__struct_fields__:
-                raise errors.UnknownName("limit", name, Limits.__struct_fields__)
+        named = [*(("limit", name, Limits.__struct_fields__) for name in limits or {}), ("split", split, self.splits)]
+        named += [("reward", reward, tuple(self.rewards))] if isinstance(reward, str) else []
+        named += [("render mode", render_mode, self.metadata["render_modes"])] if render_mode is not None else []
+        for kind, name, known in named:
+            if name not in known:
+                raise errors.UnknownName(kind, name, known)
         self._given_limits = dict(limits or {})
-        if split not in self.splits:
-            raise errors.UnknownName("split", split, self.splits)
-        if isinstance(reward, str) and reward not in self.rewards:
-            raise errors.UnknownName("reward", reward, self.rewards)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise errors.UnknownName("render mode", render_mode, self.metadata["render_modes"])
         self.split, self.reward_name, self.render_mode = split, str(reward), render_mode
         self.reward: Spec = self.rewards[reward] if isinstance(reward, str) else reward
         self.action_space = Prose()
@@ -365,11 +362,7 @@ class AgentEnv(gymnasium.Env[Obs, str]):
     @property
     def limits(self) -> Limits:
         """The limits of this episode, as enforced."""
-        return self.limits_of(self.task)
-
-    def limits_of(self, task: Task) -> Limits:
-        """The limits of a task here."""
-        return msgspec.structs.replace(task.limits, **self._given_limits) if self._given_limits else task.limits
+        return msgspec.structs.replace(self.task.limits, **self._given_limits) if self._given_limits else self.task.limits
 
     # Snapshots
 

@@ -20,8 +20,8 @@ import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec import Struct
 
-from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Message, Obs, Policy, Scene, StepResult, StopReason, Task, Turn, Verdict
-from agentgym.episode import Episode
+from agentgym.core import AgentEnv, Completion, Conversation, EpisodeView, Message, Obs, Policy, Scene, StepResult, StopReason, Task, Verdict
+from agentgym.episode import Episode, Turn
 from agentgym.errors import ContextOverflow, EnvironmentFault, Fault, ToolError, UnknownName
 from agentgym.messages import Action, assistant_message, parse_action
 from agentgym.policies import attach, resolve
@@ -89,9 +89,9 @@ class Game(ABC):
         self.rewards = {s: -1.0 if s == seat else 1.0 / others for s in self.seats}
         self.current = None
 
-    def observe(self, seat: str) -> str:
-        """What is new to a seat since its own last action, and what it sees."""
-        return "\n".join([*self._news[seat], self.view(seat)])
+    def observe(self, seat: str, view: str = "") -> str:
+        """What is new to a seat since its own last action, and what it sees (``view``, if it was asked for already)."""
+        return "\n".join([*self._news[seat], view or self.view(seat)])
 
     def tell(self, text: str, *, but: str | None = None) -> None:
         """Say something to every seat, or to all but one."""
@@ -126,7 +126,7 @@ class Match:
         self.left: dict[str, StopReason] = {}
         self.open: set[str] = set()
         self._state = b""
-        self._moved = anyio.Event()
+        self._moved: anyio.Event | None = None
         self._asking: anyio.Lock | None = None
 
     @property
@@ -164,8 +164,9 @@ class Match:
     def _note(self, move: Move) -> None:
         self.moves.append(move)
         self._state = hashlib.blake2b(self._state + "\x01".join(move).encode("utf-8", "surrogatepass"), digest_size=12).digest()
-        moved, self._moved = self._moved, anyio.Event()
-        moved.set()
+        moved, self._moved = self._moved, None
+        if moved is not None:
+            moved.set()
 
     def again(self, moves: Sequence[Move]) -> None:
         """Make these moves."""
@@ -177,6 +178,7 @@ class Match:
 
     async def change(self) -> None:
         """Return once somebody has moved or left."""
+        self._moved = self._moved or anyio.Event()
         await self._moved.wait()
 
     @property
@@ -203,11 +205,24 @@ class Result(Struct, frozen=True):
     level: ClassVar[Literal["outcome"]] = "outcome"
 
     def __call__(self, view: EpisodeView) -> Verdict:
-        seat, moves = msgspec.json.decode(view.artefacts["match.json"], type=tuple[str, list[Move]])
+        data = view.artefacts["match.json"]
+        if (known := _PLAYED.get((view.episode.task_digest, data))) is not None:
+            return known
+        seat, moves = msgspec.json.decode(data, type=tuple[str, list[Move]])
         match = Match(self.game(view.task))
         match.again(moves)
-        told = {"payoff": match.game.rewards[seat], "moves": len(moves), "left": {s: str(r) for s, r in match.left.items()}, **match.game.measures(seat)}
+        return self.of(match, seat)
+
+    @staticmethod
+    def of(match: Match, seat: str) -> Verdict:
+        """The verdict on a match that has been played by the rules."""
+        told = {"payoff": match.game.rewards[seat], "moves": len(match.moves), "left": {s: str(r) for s, r in match.left.items()}, **match.game.measures(seat)}
         return Verdict.scored(match.game.value(seat) if match.over and seat not in match.left else 0.0, **told)
+
+
+_PLAYED: dict[tuple[str, bytes], Verdict] = {}
+"""Verdicts of the matches that were last played in this process, by task and moves: to make those again would only repeat it."""
+REMEMBERED = 4096
 
 
 @cache
@@ -251,7 +266,7 @@ class GameEnv(AgentEnv):
         self.opponents = {s: text for s, text in given.items() if s != self.seat}
         self._match: Match | None = None
         self._seated: Match | None = None
-        self._leads, self._name = True, ""
+        self._leads, self._name, self._view = True, "", ""
         self._told: list[Move] | None = None
         self._chairs: dict[str, tuple[GameEnv, Policy, list[Message]]] = {}
         self._ready: Scene | None = None
@@ -377,6 +392,7 @@ class GameEnv(AgentEnv):
 
     def _scene(self, wrong: str | None = None, first: bool = False) -> Scene:
         match, game = self.match, self.match.game
+        self._view = game.view(self.seat)
         messages: list[Message] = [{"role": "user", "content": f"error: {wrong}"}] if wrong is not None else self.heard()
         if first and (rules := game.rules(self.seat)):
             messages.insert(0, {"role": "system", "content": rules})
@@ -388,11 +404,16 @@ class GameEnv(AgentEnv):
         facts: dict[str, Json] = {"legal": float(wrong is None), "standing": level, "moves": match.moves[self._noted :]}
         self._noted = self._noted if first else len(match.moves)
         malformed = wrong is not None or (game.slip == self.seat and not first)
-        return Scene(messages, match.state, game.view(self.seat), end=None if first else end, malformed=malformed, facts=facts)
+        return Scene(messages, match.state, self._view, end=None if first else end, malformed=malformed, facts=facts)
+
+    def look(self) -> list[Message]:
+        """What is new to this seat now, though it has not acted."""
+        self._view = self.match.game.view(self.seat)
+        return self.heard()
 
     def heard(self) -> list[Message]:
         """What is new to this seat since its own last action."""
-        return [{"role": "user", "content": self.match.game.observe(self.seat)}]
+        return [{"role": "user", "content": self.match.game.observe(self.seat, self._view)}]
 
     def _settle(self, turn: Turn, reason: StopReason | None, began: float) -> StepResult:
         if reason is not None and not self.match.over:
@@ -407,7 +428,11 @@ class GameEnv(AgentEnv):
             self._match.leave(self.seat, StopReason.FAULT)
 
     def _artefacts(self) -> Mapping[str, bytes]:
-        return {"match.json": msgspec.json.encode((self.seat, self.match.moves))}
+        data = msgspec.json.encode((self.seat, self.match.moves))
+        if len(_PLAYED) >= REMEMBERED:
+            _PLAYED.clear()
+        _PLAYED[self.episode.task_digest, data] = Result.of(self.match, self.seat)
+        return {"match.json": data}
 
     # The other seats
 
@@ -466,7 +491,7 @@ class GameEnv(AgentEnv):
             self._chairs[seat] = chair, attach(_policy(self.opponents[seat]), chair), info["messages"]
         chair, policy, messages = self._chairs[seat]
         if chair.episode.turns:
-            messages = [*messages, *(chair._shown.messages if chair._shown.malformed else chair.heard())]
+            messages = [*messages, *(chair._shown.messages if chair._shown.malformed else chair.look())]
         try:
             tools = [t.spec for t in chair.tools.values()]
             completion = await policy.act(Conversation(f"{self.episode.id}/{seat}", messages, tools, seed=self.match.luck))

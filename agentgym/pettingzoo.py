@@ -22,13 +22,13 @@ except ImportError:
     raise MissingExtra("pettingzoo", "pip install 'agentgym-core[pettingzoo]'") from None
 
 
-class Seats(AECEnv[str, dict[str, str], str | None]):
+class Seats(AECEnv[str, dict[str, str], str | None]):  # type: ignore[misc]  # PettingZoo is optional, and untyped here
     """A game as an agent-environment cycle. A malformed action is an observation, within the task's budget; then the seat has lost.
 
     ``infos[agent]`` holds the ``task_id`` and, for the agent to move, the ``legal`` moves in words (none where it may say anything).
     """
 
-    metadata = {"render_modes": ["ansi"], "name": "agentgym", "is_parallelizable": True}  # noqa: RUF012  # PettingZoo's attribute
+    metadata = {"render_modes": ["ansi"], "name": "agentgym", "is_parallelizable": True}  # PettingZoo's attribute
 
     def __init__(self, env_id: str, *, render_mode: str | None = None, **options: Any) -> None:
         super().__init__()
@@ -57,6 +57,7 @@ class Seats(AECEnv[str, dict[str, str], str | None]):
         rng: np.random.Generator = seeding.np_random(seed)[0]
         taskset, chosen = self.env.taskset, (options or {}).get("task")
         self.task: Task = taskset.get(chosen) if chosen else taskset[int(rng.integers(len(taskset)))]
+        self.env.task = self.task
         self.match = self.env.new_match(self.task, 0, "")
         self.agents = [a for a in self.possible_agents if a in self.match.game.seats]
         self.rewards = dict.fromkeys(self.agents, 0.0)
@@ -83,7 +84,7 @@ class Seats(AECEnv[str, dict[str, str], str | None]):
             self._was_dead_step(action)
             return
         assert self.match is not None
-        game, limits = self.match.game, self.env.limits_of(self.task)
+        game, limits = self.match.game, self.env.limits
         before = dict(game.rewards)
         self._cumulative_rewards[agent] = 0.0
         self._wrong.pop(agent, None)

@@ -199,9 +199,7 @@ class Rollout(Struct, frozen=True):
             with suppress(EnvironmentFault):
                 env.abandon()
 
-    async def _taken(
-        self, desk: _Desk, index: int, retry: int, view: EpisodeView | None, episode: Episode, over: bool | None = None
-    ) -> bool:
+    async def _taken(self, desk: _Desk, index: int, retry: int, view: EpisodeView | None, episode: Episode, over: bool | None = None) -> bool:
         """Hand an attempt in; True if its job needs no other."""
         if over is None:
             over = episode.status == "valid" or retry == self.retries or self._hopeless(episode)

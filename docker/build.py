@@ -40,8 +40,8 @@ class Gym(NamedTuple):
 
 GYMS = {
     "eval": Gym(
-        "python3 python3-venv", ("", "verifiers", "envs/tools", "envs/nethack"),
-        ("agentgym-core", "agentgym-verifiers[math,text]", "agentgym-tools", "agentgym-nethack"),
+        "python3 python3-venv default-jre-headless", ("", "verifiers", "envs/tools", "envs/nethack", "envs/arena", "envs/text"),
+        ("agentgym-core", "agentgym-verifiers[math,text]", "agentgym-tools", "agentgym-nethack", "agentgym-arena", "agentgym-text[world,science]"),
     ),
     "eval-swe": Gym("git patch", ("envs/swe",), ("agentgym-swe",), "swe"),
     "eval-web": Gym("chromium libatomic1 fonts-dejavu-core procps", ("envs/web",), ("agentgym-web",), "web"),

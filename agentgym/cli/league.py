@@ -24,7 +24,7 @@ class LeagueConfig(Struct, forbid_unknown_fields=True, kw_only=True):
 
     env: Annotated[str, Meta(description="environment id of a game")]
     policy: Annotated[list[str], Meta(description="a player, repeatable: a scripted one of the game, or any policy")] = []
-    held_out: Annotated[list[str], Meta(description="a player that the others have not met in training, repeatable; rated, and no part of the equilibrium")] = []
+    held_out: Annotated[list[str], Meta(description="a player not met in training, repeatable: rated, and no part of the equilibrium")] = []
     split: Annotated[str, Meta(description="split; default test where there is one")] | None = None
     matches: Annotated[int, Meta(description="matches of each pair, in each order of seats", ge=1)] = 20
     option: Annotated[dict[str, Any], Meta(description="environment options as key=value, repeatable")] = {}
@@ -38,9 +38,7 @@ class LeagueConfig(Struct, forbid_unknown_fields=True, kw_only=True):
 def run(config: LeagueConfig, screen: Screen) -> Answer:
     splits = spec(config.env).splits
     split = config.split or ("test" if "test" in splits else next(iter(splits)))
-    plan = Plan(
-        env=config.env, split=split, options=config.option, seed=config.seed, concurrency=config.concurrency, max_tokens=config.max_tokens
-    )
+    plan = Plan(env=config.env, split=split, options=config.option, seed=config.seed, concurrency=config.concurrency, max_tokens=config.max_tokens)
     env = plan.environment()
     if not isinstance(env, GameEnv):
         raise UsageError(f"{env.id} has one seat; a league needs a game")

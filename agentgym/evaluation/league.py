@@ -87,7 +87,11 @@ class Seated:
 
 
 async def play_pairs(
-    plan: Plan, players: Mapping[str, Policy], pairs: Sequence[tuple[str, str]], matches: int, out: Path | None = None,
+    plan: Plan,
+    players: Mapping[str, Policy],
+    pairs: Sequence[tuple[str, str]],
+    matches: int,
+    out: Path | None = None,
     on_match: Callable[[int, int], None] | None = None,
 ) -> list[tuple[str, str, Episode, Episode]]:
     """``matches`` of each pair in each order of the first two seats; further seats are played by the environment's opponents.
@@ -134,7 +138,11 @@ def value_of(episode: Episode) -> float | None:
 
 
 async def league(
-    plan: Plan, players: Mapping[str, Policy], matches: int, held_out: Sequence[str] = (), out: Path | None = None,
+    plan: Plan,
+    players: Mapping[str, Policy],
+    matches: int,
+    held_out: Sequence[str] = (),
+    out: Path | None = None,
     on_match: Callable[[int, int], None] | None = None,
 ) -> Standings:
     """Everybody against everybody. Those of ``held_out`` meet the others and are rated, but take no part in the equilibrium.
@@ -160,9 +168,9 @@ def standings(
     told: dict[tuple[str, str], list[float]] = defaultdict(list)
     outcomes: dict[tuple[str, str], list[float]] = defaultdict(list)
     for a, b, x, y in scored:
-        for (me, it), (mine, its) in (((a, b), (x, y)), ((b, a), (y, x))):
-            told[me, it].append(mine)
-            outcomes[me, it].append(0.5 + 0.5 * float(np.sign(mine - its)))
+        for me, it, own, its in ((a, b, x, y), (b, a, y, x)):
+            told[me, it].append(own)
+            outcomes[me, it].append(0.5 + 0.5 * float(np.sign(own - its)))
     cells = [
         Cell(a, b, _interval(told[a, b]), *(sum(o == w for o in outcomes[a, b]) for w in (1.0, 0.5, 0.0)))
         for a in names for b in names if a != b and told[a, b]
@@ -221,7 +229,8 @@ def _bradley_terry(n: int, pairs: NDArray[np.int64], scores: Floats) -> Floats:
             break
         strength = new
     log = np.log(strength[:n])
-    return np.asarray(MIDDLE + SCALE * (log - log.mean()))
+    ratings: Floats = MIDDLE + SCALE * (log - log.mean())
+    return ratings
 
 
 def equilibrium(payoff: Floats) -> tuple[Floats, float]:

@@ -291,7 +291,8 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
     n, attempts = max(1, len(episodes)), max(1, len(episodes) + retries)
     return Result(
         env=resolve(plan.env), policy=policy, split=plan.split, episodes=len(episodes), valid=len(good), invalid=len(episodes) - len(good),
-        success=share([e.success for e in decided], [e.task for e in decided]), reward=bootstrap([e.total for e in paid], [e.task for e in paid]), metrics=_metrics(good),
+        success=share([e.success for e in decided], [e.task for e in decided]),
+        reward=bootstrap([e.total for e in paid], [e.task for e in paid]), metrics=_metrics(good),
         pass_at={str(k): sum(pass_at(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         pass_hat={str(k): sum(pass_hat(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         invalid_share=(len(episodes) - len(good)) / n, retry_rate=retries / attempts, cost=sum(e.cost for e in episodes),

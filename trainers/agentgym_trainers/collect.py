@@ -128,7 +128,9 @@ class Collector:
             jobs, policy, learned = await self.table.seat(jobs, policy, update)
         limits, longest = self._budget(update)
         noted = {**provenance(), "hint": hint} if hint else provenance()
-        options = {**self.config.option, **(self.table.option() if self.table else {}), **({"limits": {**dict(self.config.option.get("limits") or {}), **limits}} if limits else {})}
+        options = {**self.config.option, **(self.table.option() if self.table else {})}
+        if limits:
+            options["limits"] = {**dict(options.get("limits") or {}), **limits}
         rollout = Rollout(
             make=lambda: make(self.config.env, split=self.config.split, reward=self.reward, **options), policy=policy, concurrency=len(jobs),
             max_tokens=longest, late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=noted,

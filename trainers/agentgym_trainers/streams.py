@@ -76,7 +76,9 @@ class Batch:
 
 def valid(episode: Episode) -> bool:
     """Whether an episode may be trained on: valid, ended by no fault of another seat, and with token ids."""
-    return episode.status == "valid" and not episode.fault and all(t.tokens is not None or not t.action for t in episode.turns) and any(t.tokens for t in episode.turns)
+    if episode.status != "valid" or episode.fault:
+        return False
+    return all(t.tokens is not None or not t.action for t in episode.turns) and any(t.tokens for t in episode.turns)
 
 
 def outside(episode: Episode) -> bool:

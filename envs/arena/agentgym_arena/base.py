@@ -54,7 +54,7 @@ class ArenaEnv(GameEnv):
         return True
 
     def _won(self) -> list[str]:
-        dice, best = random.Random(self.match.luck), ([], -1.0)
+        dice, best = random.Random(self.match.luck), (list[str](), -1.0)
         for attempt in range(TRIES):
             trial, own = Match(self.game(self.task), self.match.luck), list[str]()
             trial.again(self.match.moves)

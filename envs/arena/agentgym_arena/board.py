@@ -22,7 +22,10 @@ def play(task: Task) -> Game:
 
 
 class BoardEnv(ArenaEnv):
-    """A board or card game. Options: ``games`` (one or several), ``seat`` and ``opponents`` (``random``, ``greedy``, ``perfect``, ``first-move``, or a policy)."""
+    """A board or card game. Options: ``games`` (one or several), ``seat``, and ``opponents``: ``random``, ``greedy``, ``perfect``, ``first-move``, or a policy.
+
+    ``deals`` takes so many of each game alone: what is learned on few is measured on those of another split.
+    """
 
     id = "arena/board-v0"
     capabilities = Capabilities(snapshot=True, seats=("first", "second"))
@@ -30,13 +33,14 @@ class BoardEnv(ArenaEnv):
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "greedy"
 
-    def __init__(self, *, games: str | Iterable[str] = (), **base: Any) -> None:
-        self._games = options_of(games, GAMES)
+    def __init__(self, *, games: str | Iterable[str] = (), deals: int = 0, **base: Any) -> None:
+        self._games, self._deals = options_of(games, GAMES), deals
         super().__init__(**base)
 
     def tasks(self, split: str) -> TaskSet:
         """The chosen games in turn, each with its own deal and opening."""
-        return TaskSet([f"{split}/{g}-{i:04d}" for i in range(PER_GAME[split]) for g in self._games], lambda name: _task(split, name))
+        n = min(self._deals or PER_GAME[split], PER_GAME[split])
+        return TaskSet([f"{split}/{g}-{i:04d}" for i in range(n) for g in self._games], lambda name: _task(split, name))
 
     def game(self, task: Task) -> Game:
         """The game of a task."""

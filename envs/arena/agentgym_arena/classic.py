@@ -206,7 +206,7 @@ class Classic(Game):
         self.raw, self.reading = raw, reading
         self.names = dict(zip(raw.possible_agents, self.seats, strict=False))
         if len(raw.possible_agents) != len(self.seats):
-            self.seats = tuple(raw.possible_agents)  # type: ignore[assignment]  # a game of more seats keeps its own names
+            self.seats = tuple(raw.possible_agents)  # a game of more seats keeps its own names
             self.names = {a: a for a in raw.possible_agents}
         self.agents = {seat: agent for agent, seat in self.names.items()}
         super().__init__()
@@ -393,16 +393,19 @@ def _take(board: Any, legal: Sequence[str], dice: random.Random) -> str:
     return max(best)[2]
 
 
+WANTED = (("check", "check call", "call"), ("check", "call", "check call"), ("raise", "raise pot", "raise half pot", "call", "check call", "check"))
+"""What is done with a weak hand, a fair one and a strong one, the first that is possible; with a weak one nothing is paid but what a check costs."""
+
+
 def _by_strength(game: Classic, seat: str, legal: Sequence[str]) -> str:
-    """Raises with a strong hand, calls with a fair one, gives up with a weak one where it must pay."""
+    """Raises with a pair, calls with a high card, and else pays as little as it can."""
     seen = game.raw.env.get_state(game.raw.possible_agents.index(game.agents[seat]))["raw_obs"]
     hand = [seen["hand"]] if isinstance(seen["hand"], str) else list(seen["hand"])
     table = list(seen.get("public_cards", [seen.get("public_card")] if seen.get("public_card") else []))
-    ranks = ["23456789TJQKA".index(c[1]) for c in hand]
-    paired = len({c[1] for c in [*hand, *table]}) < len(hand) + len(table) and any(c[1] in [t[1] for t in table] for c in hand) or len(set(ranks)) < len(ranks)
-    strength = 2 if paired else 1 if max(ranks) >= ("QK".index("K") and 10) else 0
-    wanted = {2: ("raise", "raise pot", "raise half pot", "call", "check call", "check"), 1: ("check", "call", "check call"), 0: ("check", "check call", "call")}
-    return next((m for m in wanted[strength] if m in legal), legal[0])
+    ranks, shown = [c[1] for c in hand], {c[1] for c in table}
+    paired = len(set(ranks)) < len(ranks) or any(r in shown for r in ranks)
+    strength = 2 if paired else int(any(r in "QKA" for r in ranks))
+    return next((m for m in WANTED[strength] if m in legal), legal[0])
 
 
 def perfect(game: Game, seat: str, dice: random.Random) -> str:
@@ -421,4 +424,3 @@ def repeats(game: Game, seat: str, dice: random.Random) -> str:
 
 
 PLAYERS: Mapping[str, Player] = {"greedy": greedy, "perfect": perfect, "first-move": repeats}
-

@@ -29,7 +29,8 @@ class Debate(Game):
 
     def __init__(self, asked: Question, answers: Mapping[str, int]) -> None:
         super().__init__()
-        self.asked, self.answers, self.spoken, self.decided = asked, answers, list[tuple[str, str]](), None
+        self.asked, self.answers, self.spoken = asked, answers, list[tuple[str, str]]()
+        self.decided: int | None = None
         self.current = "pro"
 
     def rules(self, seat: str) -> str:

@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar
 
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
@@ -58,12 +59,18 @@ class Negotiation(Game):
         """Every offer, and what else can be done."""
         if self.current is None:
             return ()
-        offers = [f"offer {' '.join(map(str, s))}" for s in self.shares()]
+        offers = [f"offer {' '.join(map(str, s))}" for s in self.shares]
         return [*offers, *(["accept"] if self.offered is not None and self.offered[0] != self.current else []), "walk"]
 
+    @cached_property
     def shares(self) -> list[Share]:
         """Everything that one may keep."""
         return list(itertools.product(*(range(n + 1) for n in self.numbers)))
+
+    @cached_property
+    def deals(self) -> dict[Share, tuple[int, int]]:
+        """Every deal by what the first seat keeps, with what it is worth to both."""
+        return {s: (self.points("first", s), self.points("second", self.rest(s))) for s in self.shares}
 
     def rest(self, share: Share) -> Share:
         """What is left for the other."""
@@ -105,26 +112,19 @@ class Negotiation(Game):
 
     def value(self, seat: str) -> float:
         """Own points, as a share of those of the fairest efficient deal; 1 from there on."""
-        return min(1.0, self.rewards[seat] * POINTS / max(1, self.points(seat, self.fairest(seat))))
+        return min(1.0, self.rewards[seat] * POINTS / max(1, self.fairest[self.seats.index(seat)]))
 
-    def fairest(self, seat: str) -> Share:
-        """A seat's share of the deal with the largest product of both's points (Nash's bargaining solution; ties: the most equal, then the first)."""
-        other = next(s for s in self.seats if s != seat)
-
-        def key(share: Share) -> tuple[int, int, Share]:
-            mine, theirs = self.points(seat, share), self.points(other, self.rest(share))
-            return mine * theirs, -abs(mine - theirs), share if seat == self.seats[0] else self.rest(share)
-
-        return max(self.shares(), key=key)
+    @cached_property
+    def fairest(self) -> tuple[int, int]:
+        """What the deal with the largest product of points is worth to both (Nash's bargaining solution; ties: the most equal, then the first)."""
+        return max(self.deals.values(), key=lambda p: (p[0] * p[1], -abs(p[0] - p[1])))
 
     def efficient(self) -> bool:
         """Whether no other deal is better for one and no worse for the other."""
         if self.deal is None:
             return False
-        one, other = self.seats
-        got = self.points(one, self.deal[one]), self.points(other, self.deal[other])
-        every = [(self.points(one, s), self.points(other, self.rest(s))) for s in self.shares()]
-        return not any(a >= got[0] and b >= got[1] and (a, b) != got for a, b in every)
+        got = self.deals[self.deal["first"]]
+        return not any(p[0] >= got[0] and p[1] >= got[1] and p != got for p in self.deals.values())
 
     def measures(self, seat: str) -> Mapping[str, float]:
         """``pareto``: 1 if the deal is efficient; ``fair``: the smaller of both's points over the larger; ``deal``: 1 if there is one."""
@@ -143,7 +143,7 @@ def _offer(share: Share) -> str:
 def at_random(game: Game, seat: str, dice: random.Random) -> str:
     """Any offer, and every third time what is on the table."""
     assert isinstance(game, Negotiation)
-    return "accept" if "accept" in game.legal() and dice.random() < 1 / 3 else _offer(dice.choice(game.shares()))
+    return "accept" if "accept" in game.legal() and dice.random() < 1 / 3 else _offer(dice.choice(game.shares))
 
 
 def conceder(game: Game, seat: str, dice: random.Random) -> str:
@@ -152,7 +152,7 @@ def conceder(game: Game, seat: str, dice: random.Random) -> str:
     wanted = POINTS * (1 - 0.6 * game.made / (2 * ROUNDS))
     if game.offered and game.offered[0] != seat and game.points(seat, game.rest(game.offered[1])) >= wanted - 1:
         return "accept"
-    fitting = [s for s in game.shares() if game.points(seat, s) >= wanted]
+    fitting = [s for s in game.shares if game.points(seat, s) >= wanted]
     return f"I cannot go lower than this yet.\n{_offer(min(fitting, key=lambda s: (sum(s), game.points(seat, s), s)))}"
 
 
@@ -161,7 +161,7 @@ def stubborn(game: Game, seat: str, dice: random.Random) -> str:
     assert isinstance(game, Negotiation)
     if game.offered and game.offered[0] != seat and game.points(seat, game.rest(game.offered[1])) >= 8:
         return "accept"
-    return _offer(min((s for s in game.shares() if game.points(seat, s) >= 8), key=lambda s: (sum(s), s)))
+    return _offer(min((s for s in game.shares if game.points(seat, s) >= 8), key=lambda s: (sum(s), s)))
 
 
 def generous(game: Game, seat: str, dice: random.Random) -> str:
@@ -169,7 +169,7 @@ def generous(game: Game, seat: str, dice: random.Random) -> str:
     assert isinstance(game, Negotiation)
     if game.offered and game.offered[0] != seat and game.points(seat, game.rest(game.offered[1])) > 0:
         return "accept"
-    return _offer(min((s for s in game.shares() if game.points(seat, s) >= POINTS / 2), key=lambda s: (sum(s), s)))
+    return _offer(min((s for s in game.shares if game.points(seat, s) >= POINTS / 2), key=lambda s: (sum(s), s)))
 
 
 PLAYERS: Mapping[str, Player] = {"random": at_random, "conceder": conceder, "stubborn": stubborn, "generous": generous}

@@ -101,7 +101,8 @@ class BanditEnv(LineEnv):
     def _saved(self) -> float:
         """How much of the regret of pulling at random, over the whole horizon, was avoided by the pulls so far."""
         gaps = max(self._means.values()) - sum(self._means.values()) / len(self._means)
-        return max(0.0, (gaps * len(self._order) - self._regret) / (gaps * self.task.data["horizon"]))
+        horizon: int = self.task.data["horizon"]
+        return max(0.0, (gaps * len(self._order) - self._regret) / (gaps * horizon))
 
     def _artefacts(self) -> Mapping[str, bytes]:
         n, horizon = len(self._order), self.task.data["horizon"]

@@ -59,9 +59,7 @@ class LineEnv(AgentEnv):
     def _scene(self, line: str, said: Said) -> Scene:
         told = f"{line}\x00{said.text}\x00{said.end}".encode("utf-8", "surrogatepass")
         self._chain = hashlib.blake2b(self._chain + told, digest_size=12).digest()
-        return Scene(
-            [{"role": "user", "content": said.text}], self._chain.hex() + self._luck(), said.anchor or said.text, said.end, said.malformed, said.facts
-        )
+        return Scene([{"role": "user", "content": said.text}], self._chain.hex() + self._luck(), said.anchor or said.text, said.end, said.malformed, said.facts)
 
     def _luck(self) -> str:
         """What else the future depends on."""

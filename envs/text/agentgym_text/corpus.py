@@ -10,10 +10,14 @@ from typing import NamedTuple
 from msgspec import Struct
 
 SIZES = {"people": 150, "companies": 70, "cities": 60, "books": 90, "countries": 12}
-_START = ("Bal", "Cor", "Dran", "El", "Fen", "Gor", "Hal", "Ist", "Jor", "Kel", "Lor", "Mar", "Nev", "Ost", "Pel", "Quin", "Ros", "Sel", "Tam", "Ul", "Ver", "Wen")
+_START = (
+    "Bal", "Cor", "Dran", "El", "Fen", "Gor", "Hal", "Ist", "Jor", "Kel", "Lor", "Mar", "Nev", "Ost", "Pel", "Quin", "Ros", "Sel", "Tam", "Ul", "Ver", "Wen",
+)  # fmt: skip
 _END = ("ana", "bek", "cia", "dor", "en", "fia", "gard", "ia", "ka", "lin", "mond", "na", "or", "pia", "ric", "sa", "tis", "ura", "vin", "wyn", "zar")
 FOODS = ("almond bread", "barley soup", "cherry pie", "duck stew", "fig jam", "goat cheese", "honey cakes", "leek tart", "plum wine", "smoked trout")
-PRODUCTS = ("bicycles", "clocks", "compasses", "glassware", "kites", "lanterns", "paper", "pianos", "sails", "scales", "stoves", "telescopes", "umbrellas", "violins")
+PRODUCTS = (
+    "bicycles", "clocks", "compasses", "glassware", "kites", "lanterns", "paper", "pianos", "sails", "scales", "stoves", "telescopes", "umbrellas", "violins",
+)  # fmt: skip
 ANIMALS = ("badger", "crane", "heron", "lynx", "marten", "otter", "owl", "salamander", "stork", "swift", "toad", "wolf")
 TRADES = ("architect", "baker", "chemist", "engineer", "gardener", "judge", "painter", "pilot", "printer", "singer", "surgeon", "weaver")
 
@@ -59,26 +63,24 @@ class Corpus:
     def __init__(self, seed: str) -> None:
         dice = random.Random(seed)
         names = _names(dice, sum(SIZES.values()) * 2)
-        first, take = iter(names), {kind: [] for kind in SIZES}
+        first, take = iter(names), dict[str, list[str]]()
         for kind, n in SIZES.items():
             take[kind] = [f"{next(first)} {next(first)}" if kind == "people" else next(first) for _ in range(n)]
         people, cities, countries = take["people"], take["cities"], take["countries"]
         companies = [f"{n} {dice.choice(('Works', 'Company', 'Brothers', 'House'))}" for n in take["companies"]]
         books = [f"The {dice.choice(('Song', 'House', 'Road', 'Winter', 'Garden'))} of {n}" for n in take["books"]]
+        pick = dice.choice
         facts: list[Fact] = []
         for who in people:
-            facts += [
-                Fact(who, "born in", dice.choice(cities), True), Fact(who, "works for", dice.choice(companies), True),
-                Fact(who, "taught by", dice.choice([p for p in people if p != who]), True), Fact(who, "trade", dice.choice(TRADES), False),
-            ]  # fmt: skip
+            facts += [Fact(who, "born in", pick(cities), True), Fact(who, "works for", pick(companies), True)]
+            facts += [Fact(who, "taught by", pick([p for p in people if p != who]), True), Fact(who, "trade", pick(TRADES), False)]
         for firm in companies:
-            facts += [Fact(firm, "founded by", dice.choice(people), True), Fact(firm, "based in", dice.choice(cities), True), Fact(firm, "makes", dice.choice(PRODUCTS), False)]
+            facts += [Fact(firm, "founded by", pick(people), True), Fact(firm, "based in", pick(cities), True), Fact(firm, "makes", pick(PRODUCTS), False)]
         for city in cities:
-            facts += [
-                Fact(city, "country", dice.choice(countries), False), Fact(city, "mayor", dice.choice(people), True), Fact(city, "known for", dice.choice(FOODS), False),
-            ]  # fmt: skip
+            facts += [Fact(city, "country", pick(countries), False), Fact(city, "mayor", pick(people), True), Fact(city, "known for", pick(FOODS), False)]
         for book in books:
-            facts += [Fact(book, "written by", dice.choice(people), True), Fact(book, "about", dice.choice(ANIMALS), False), Fact(book, "year", str(dice.randint(1850, 1999)), False)]
+            facts += [Fact(book, "written by", pick(people), True), Fact(book, "about", pick(ANIMALS), False)]
+            facts += [Fact(book, "year", str(dice.randint(1850, 1999)), False)]
         self.facts: dict[str, list[Fact]] = {}
         for fact in facts:
             self.facts.setdefault(fact.subject, []).append(fact)

@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 Dice = random.Random
-NAMES = ("Ada", "Ben", "Cleo", "Dov", "Edda", "Finn", "Gwen", "Hugo", "Ines", "Jona", "Kaya", "Leo", "Mira", "Nils", "Olga", "Paul", "Rhea", "Sven", "Tara", "Udo")
+NAMES = (
+    "Ada", "Ben", "Cleo", "Dov", "Edda", "Finn", "Gwen", "Hugo", "Ines", "Jona", "Kaya", "Leo", "Mira", "Nils", "Olga", "Paul", "Rhea", "Sven", "Tara", "Udo",
+)  # fmt: skip
+COURSES = ("algebra", "music", "history", "physics", "latin", "drawing")
+SHIPS = ("ferry", "tanker", "trawler")
 TOWNS = ("Arden", "Brill", "Corby", "Dalby", "Elston", "Farrow", "Garth", "Holm")
 
 
@@ -33,13 +37,13 @@ def _shop(dice: Dice) -> dict[str, list[tuple[Any, ...]]]:
 
 def _school(dice: Dice) -> dict[str, list[tuple[Any, ...]]]:
     students = [(i, f"{dice.choice(NAMES)} {i}", dice.choice(TOWNS), dice.randint(10, 18)) for i in range(1, 41)]
-    courses = [(i, n, f"{dice.choice(NAMES)} Teacher", dice.randint(1, 6)) for i, n in enumerate(("algebra", "music", "history", "physics", "latin", "drawing"), 1)]
+    courses = [(i, n, f"{dice.choice(NAMES)} Teacher", dice.randint(1, 6)) for i, n in enumerate(COURSES, 1)]
     pairs = dice.sample([(s, c) for s in range(1, 41) for c in range(1, 7)], 110)
     return {"students": students, "courses": courses, "grades": [(s, c, dice.randint(1, 100)) for s, c in pairs]}
 
 
 def _harbour(dice: Dice) -> dict[str, list[tuple[Any, ...]]]:
-    ships = [(i, f"{dice.choice(('Star', 'Wave', 'Wind', 'Gull'))} {i}", dice.choice(("ferry", "tanker", "trawler")), dice.randint(5, 400)) for i in range(1, 26)]
+    ships = [(i, f"{dice.choice(('Star', 'Wave', 'Wind', 'Gull'))} {i}", dice.choice(SHIPS), dice.randint(5, 400)) for i in range(1, 26)]
     docks = [(i, f"dock {i}", dice.choice(TOWNS), dice.randint(20, 400)) for i in range(1, 13)]
     visits = [(i, dice.randint(1, 25), dice.randint(1, 12), dice.randint(1, 365), dice.randint(1, 14)) for i in range(1, 121)]
     return {"ships": ships, "docks": docks, "visits": visits}
@@ -115,7 +119,7 @@ DOMAINS: dict[str, Domain] = {
 _DRAWN: dict[str, Callable[[Dice], Any]] = {
     "town": lambda d: d.choice(TOWNS), "n": lambda d: d.randint(15, 60), "k": lambda d: d.randint(3, 5), "status": lambda d: d.choice(("paid", "open", "sent")),
     "category": lambda d: d.choice(("home", "garden", "office")), "age": lambda d: d.randint(11, 16), "points": lambda d: d.randint(30, 80),
-    "course": lambda d: d.choice(("algebra", "music", "history", "physics", "latin", "drawing")), "kind": lambda d: d.choice(("ferry", "tanker", "trawler")),
+    "course": lambda d: d.choice(COURSES), "kind": lambda d: d.choice(SHIPS),
     "day": lambda d: d.randint(100, 300),
 }  # fmt: skip
 

@@ -64,7 +64,9 @@ class SearchEnv(AgentEnv):
     id = "text/search-v0"
     capabilities = Capabilities(snapshot=True)
     tools: Mapping[str, Tool] = TOOLS
-    verifiers: ClassVar[Mapping[str, Verifier]] = {"form": WellFormed(), "found": Fact("found"), "answer": Exact(answer="call:answer.value", gold="task:answer")}
+    verifiers: ClassVar[Mapping[str, Verifier]] = {
+        "form": WellFormed(), "found": Fact("found"), "answer": Exact(answer="call:answer.value", gold="task:answer"),
+    }  # fmt: skip
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("answer"), 0.02 * step("form") + 0.2 * delta(step("found")), step("found"))
 
     def __init__(self, *, hops: int | Iterable[int] = (), **base: Any) -> None:
@@ -81,7 +83,6 @@ class SearchEnv(AgentEnv):
 
     def _begin(self, task: Task) -> Scene:
         self._desk = Desk(corpus(task.data["corpus"]), task.data["titles"])
-        self._trail: list[str] = []
         return self._scene([{"role": "system", "content": SYSTEM}, {"role": "user", "content": task.instruction}])
 
     def _advance(self, action: Action) -> Scene:
@@ -114,7 +115,7 @@ class SearchEnv(AgentEnv):
 
 
 def _task(split: str, name: str) -> Task:
-    number, hops = name.partition("/")[2].split("-")
+    hops = name.rpartition("-")[2]
     library = corpus(f"library/{split}")
     asked = library.question(random.Random(f"question/{name}"), int(hops))
     data = {"corpus": f"library/{split}", "titles": list(asked.titles), "answer": asked.answer}

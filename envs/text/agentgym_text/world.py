@@ -22,7 +22,9 @@ from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym.sandbox.owner import state_folder
 from agentgym_text.base import End, Fact, LineEnv, Said
 
-LEVELS: dict[int, tuple[int, int, int]] = {1: (1, 3, 1), 2: (2, 5, 2), 3: (3, 8, 3), 4: (4, 10, 4), 5: (6, 12, 6), 6: (8, 16, 8), 7: (10, 20, 10), 8: (12, 24, 12)}
+LEVELS: dict[int, tuple[int, int, int]] = {
+    1: (1, 3, 1), 2: (2, 5, 2), 3: (3, 8, 3), 4: (4, 10, 4), 5: (6, 12, 6), 6: (8, 16, 8), 7: (10, 20, 10), 8: (12, 24, 12),
+}  # fmt: skip
 """Rooms, things, and steps of the quest, by level."""
 FIRST_SEED = {"train": 1, "dev": 1_000_001, "test": 2_000_001}
 COUNT = {"train": 1000, "dev": 100, "test": 200}
@@ -169,8 +171,8 @@ def _make(data: Mapping[str, Any], path: Path, seal: Path) -> None:
         options.path, options.force_recompile = str(Path(scratch, "game.z8")), True
         made = Path(compile_game(_long_enough(options, int(data["seed"]), int(data["steps"])), options))
         digest = hashlib.sha256(made.read_bytes() + made.with_suffix(".json").read_bytes()).hexdigest()
-        os.replace(made.with_suffix(".json"), path.with_suffix(".json"))
-        os.replace(made, path)
+        made.with_suffix(".json").replace(path.with_suffix(".json"))
+        made.replace(path)
     partial = seal.with_suffix(f".{os.getpid()}")
     partial.write_text(digest)
     partial.replace(seal)

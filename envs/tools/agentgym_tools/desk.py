@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from agentgym.errors import ToolError
@@ -54,6 +55,22 @@ class Desk:
         desk.connection.execute("COMMIT")
         desk.hash %= _MODULUS
         return desk
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """What is done inside is undone at the end."""
+        before = self.hash, self.writes, self.ending
+        self.connection.execute("SAVEPOINT trying")
+        try:
+            yield
+        finally:
+            self.connection.execute("ROLLBACK TO trying")
+            self.connection.execute("RELEASE trying")
+            self.hash, self.writes, self.ending = before
+
+    def rows(self) -> Rows:
+        """All rows by table and id."""
+        return _rows(self.connection)
 
     def dump(self) -> bytes:
         """The whole database as a SQLite file."""
@@ -112,6 +129,10 @@ def rows_of(database: bytes) -> Rows:
     connection = sqlite3.connect(":memory:")
     connection.deserialize(database)
     try:
-        return {t: {r[0]: r for r in connection.execute(_SELECT[t])} for t in COLUMNS}
+        return _rows(connection)
     finally:
         connection.close()
+
+
+def _rows(connection: sqlite3.Connection) -> Rows:
+    return {t: {r[0]: r for r in connection.execute(_SELECT[t])} for t in COLUMNS}

@@ -30,9 +30,9 @@ class Desks(Game):
         """What a seat can see: the answers to its calls, and what it heard."""
         return "\n".join([*(text for _, text in self.answers[seat]), *self.said(seat)]) or ("it is over" if self.current is None else "nothing new")
 
-    def observe(self, seat: str) -> str:
+    def observe(self, seat: str, view: str = "") -> str:
         """The same: nothing else is new."""
-        return self.view(seat)
+        return view or self.view(seat)
 
     def step(self, action: str) -> None:
         """A move; the answers to the calls before it are no news any more."""
@@ -66,4 +66,4 @@ class DeskSeat(GameEnv):
         turn = len(self.episode.turns) - 1
         messages = [tool_message(turn, i, name, text) for i, (name, text) in enumerate(game.answers[self.seat])]
         messages += [{"role": "user", "content": text} for text in game.said(self.seat)]
-        return messages or [{"role": "user", "content": game.view(self.seat)}]
+        return messages or [{"role": "user", "content": self._view}]

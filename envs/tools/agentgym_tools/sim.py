@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
@@ -18,9 +20,9 @@ from agentgym.core import Capabilities, Task, TaskSet, Verifier
 from agentgym.errors import CapabilityError, ToolError
 from agentgym.game import Game, Player, Result, Stand
 from agentgym.messages import Tool, ToolCall, find_tool, parse_action, print_action
-from agentgym_tools.desk import Desk, rows_of
+from agentgym_tools.desk import Desk
 from agentgym_tools.env import SYSTEM
-from agentgym_tools.seats import DeskSeat, Desks
+from agentgym_tools.seats import Desks, DeskSeat
 from agentgym_tools.tasks import SPLITS, plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
 from agentgym_tools.verify import done, still_to_do
@@ -51,13 +53,13 @@ class Simulated(Desks):
             return SYSTEM
         about = "\n".join(f"{name}: {t.spec.description}" for name, t in TOOLS.items() if name not in ENDINGS)
         return (
-            "You are the tools of an office desk. Answer each call as the tool would, one 'key value' a line, rows apart by an empty line; after what is refused"
-            " begin with 'error: '. End with a line 'effect: ' and a JSON list of the rows written, each [table, id, '=', {column: value}], [table, id, '+',"
+            "You are the tools of an office desk. Answer each call as the tool would, one 'key value' a line, rows apart by an empty line; what is refused"
+            " begins with 'error: '. End with a line 'effect: ' and a JSON list of the rows written, each [table, id, '=', {column: value}], [table, id, '+',"
             f" {{all columns}}] or [table, id, '-', {{}}]; [] if none.\n\nThe tools:\n{about}\n\nThe tables:\n{self._dump()}"
         )
 
     def _dump(self) -> str:
-        return "\n".join(f"{t} ({', '.join(COLUMNS[t])}): {'; '.join(' | '.join(map(str, r)) for r in rows.values())}" for t, rows in rows_of(self.desk.dump()).items())
+        return "\n".join(f"{t} ({', '.join(COLUMNS[t])}): {'; '.join(' | '.join(map(str, r)) for r in rows.values())}" for t, rows in self.desk.rows().items())
 
     def view(self, seat: str) -> str:
         """What is new; to the world the call that waits."""
@@ -105,10 +107,10 @@ class Simulated(Desks):
             raise ToolError("end with a line 'effect: ' and a JSON list of rows written, [] if none", malformed=True)
         call, text = self.waiting[0], _EFFECT.sub("", said).strip()
         should, writes = self.expected()
-        trial = Desk(self.desk.dump())
         try:
-            apply(trial, claimed)
-        except (ToolError, KeyError, TypeError, ValueError) as error:
+            with self.desk.trying():
+                apply(self.desk, claimed)
+        except (ToolError, KeyError, TypeError, ValueError, sqlite3.Error) as error:
             raise ToolError(f"those rows cannot be written: {error}", malformed=True) from None
         apply(self.desk, claimed)
         self.answered += 1
@@ -119,9 +121,8 @@ class Simulated(Desks):
 
     def expected(self) -> tuple[str, list[Write]]:
         """What the real tool says to the call that waits, and what it writes, on this state."""
-        trial = Desk(self.desk.dump())
-        trial.user = self.desk.user
-        return real(trial, self.waiting[0])
+        with self.desk.trying():
+            return real(self.desk, self.waiting[0])
 
     @property
     def fidelity(self) -> float:
@@ -132,7 +133,12 @@ class Simulated(Desks):
         """The agent's: whether its task is done in the world as it was told. The world's: its fidelity, if it was asked anything."""
         if seat == "world":
             return self.fidelity if self.answered else 0.0
-        ended, wrong = done(self.task, rows_of(self.desk.dump()), self.desk.ending)
+        return self._done
+
+    @cached_property
+    def _done(self) -> float:
+        """How the desk was left: asked only once it is over."""
+        ended, wrong = done(self.task, self.desk.rows(), self.desk.ending)
         return float(ended and not wrong)
 
     def standing(self, seat: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -17,9 +18,9 @@ from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import CapabilityError, ToolError
 from agentgym.game import Game, Player, Result, Stand
 from agentgym.messages import Action, Tool, ToolCall, answer, parse_action, print_action, tool
-from agentgym_tools.desk import Desk, rows_of
+from agentgym_tools.desk import Desk
 from agentgym_tools.plan import Plan
-from agentgym_tools.seats import MOST_SAID, DeskSeat, Desks
+from agentgym_tools.seats import MOST_SAID, Desks, DeskSeat
 from agentgym_tools.talk import SETTINGS
 from agentgym_tools.tasks import plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
@@ -122,8 +123,13 @@ class Conversation(Desks):
 
     def value(self, seat: str) -> float:
         """1 for both if the desk and the phone are as they must be, and the agent ended as the task demands."""
-        ended, wrong = done(self.task, rows_of(self.desk.dump()), self.desk.ending)
+        ended, wrong = self._done
         return float(ended and not wrong and not self._phone_wrong())
+
+    @cached_property
+    def _done(self) -> tuple[bool, list[str]]:
+        """How the desk was left: asked only once it is over."""
+        return done(self.task, self.desk.rows(), self.desk.ending)
 
     def _phone_wrong(self) -> list[str]:
         have = self.phone.settings
@@ -133,7 +139,7 @@ class Conversation(Desks):
 
     def measures(self, seat: str) -> Mapping[str, Any]:
         """What is not as it must be, and how much was said."""
-        ended, wrong = done(self.task, rows_of(self.desk.dump()), self.desk.ending)
+        ended, wrong = self._done
         return {"ended": ended, "wrong_rows": wrong[:20], "wrong_on_phone": self._phone_wrong(), "speeches": len(self.spoken)}
 
     def standing(self, seat: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -93,27 +93,30 @@ class SqlMatch(Rule, frozen=True, kw_only=True):
         data = view.artefacts.get(self.database)
         if data is None:
             return Verdict.invalid(f"there is no artefact {self.database}")
-        wanted = self._rows(data, str(pick(view, self.gold)))
+        wanted = _rows(data, str(pick(view, self.gold)), self)
         try:
-            made = self._rows(data, str(pick(view, self.answer)))
+            made = _rows.__wrapped__(data, str(pick(view, self.answer)), self)
         except sqlite3.Error as error:
             return Verdict.scored(0.0, problem=str(error)[:200])
         return Verdict.scored(float(made == wanted), rows=len(made), wanted=len(wanted))
 
-    def _rows(self, data: bytes, query: str) -> list[Any]:
-        connection = sqlite3.connect(":memory:")
-        try:
-            connection.deserialize(data)
-            connection.execute("pragma query_only = on")
-            connection.set_authorizer(_read_only)
-            deadline = time.monotonic() + self.seconds
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, 1_000)
-            rows = connection.execute(query).fetchmany(self.most + 1)
-        finally:
-            connection.close()
-        if len(rows) > self.most:
-            raise sqlite3.DataError(f"more than {self.most} rows")
-        return rows if self.ordered else sorted(rows, key=repr)
+
+@lru_cache(maxsize=256)
+def _rows(data: bytes, query: str, rule: SqlMatch) -> list[Any]:
+    """What a query gives on a copy of a database that it cannot change. Remembered for references, which many episodes share."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.deserialize(data)
+        connection.execute("pragma query_only = on")
+        connection.set_authorizer(_read_only)
+        deadline = time.monotonic() + rule.seconds
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 1_000)
+        rows = connection.execute(query).fetchmany(rule.most + 1)
+    finally:
+        connection.close()
+    if len(rows) > rule.most:
+        raise sqlite3.DataError(f"more than {rule.most} rows")
+    return rows if rule.ordered else sorted(rows, key=repr)
 
 
 def _read_only(action: int, *_: Any) -> int:
