@@ -241,7 +241,8 @@ def equilibrium(payoff: Floats) -> tuple[Floats, float]:
         A_eq=np.append(np.ones(rows), 0.0)[None], b_eq=[1.0], bounds=[(0, None)] * rows + [(None, None)],
     )  # fmt: skip
     mixture = np.clip(found.x[:rows], 0, None)
-    return mixture / mixture.sum(), float(found.x[rows])
+    odds: Floats = mixture / mixture.sum()
+    return odds, float(found.x[rows])
 
 
 def fictitious_play(payoff: Floats, rounds: int) -> Floats:
@@ -252,7 +253,8 @@ def fictitious_play(payoff: Floats, rounds: int) -> Floats:
         answer, reply = int(np.argmax(payoff @ columns)), int(np.argmin(rows @ payoff))
         rows[answer] += 1
         columns[reply] += 1
-    return rows / rows.sum()
+    odds: Floats = rows / rows.sum()
+    return odds
 
 
 def double_oracle(best_response: Callable[[Mapping[int, float]], int], payoff: Callable[[int, int], float], first: int, rounds: int = 100) -> dict[int, float]:

@@ -9,7 +9,8 @@ from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.game import Game, Player
 from agentgym_arena import GAMES, PER_GAME
 from agentgym_arena.base import ArenaEnv, options_of, verifiers
-from agentgym_arena.classic import PLAYERS, READINGS, classic
+from agentgym_arena.classic import READINGS, classic
+from agentgym_arena.players import PLAYERS
 
 SOLVED = ("tictactoe", "connect_four", "rps")
 """Games that can always be won by somebody who knows what a scripted opponent will do; at the others chance or length is against it."""
