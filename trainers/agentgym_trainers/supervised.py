@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from transformers import PreTrainedModel
@@ -12,15 +12,16 @@ from transformers import PreTrainedModel
 from agentgym.core import AgentEnv
 from agentgym.episode import Episode, Tokens
 from agentgym.errors import CapabilityError
+from agentgym.game import GameEnv
 from agentgym.messages import assistant_message
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.streams import OUTSIDE, make_batch
 from agentgym_trainers.update import Part, update
 
 
-def oracle_episode(env: AgentEnv, task: str) -> Episode | None:
+def oracle_episode(env: AgentEnv, task: str, seed: int = 0) -> Episode | None:
     """One oracle episode of a task, without tokens; None where there is no oracle for it."""
-    env.reset(seed=0, options={"task": task})
+    env.reset(seed=seed, options={"task": task})
     try:
         script = env.oracle()
     except CapabilityError:
@@ -54,14 +55,19 @@ def text_of_episode(episode: Episode, renderer_template: Callable[[Sequence[obje
 def demonstrations(envs: Sequence[AgentEnv], renderer: ChatRenderer, tasks: Sequence[str], seed: int) -> Iterator[Episode]:
     """Oracle episodes with tokens of the tasks that have an oracle, in each of the environments (the seats of a game), reshuffled each time they run out.
 
+    A game is played anew each time, against other luck of its opponents.
+
     Raises:
         CapabilityError: none of the tasks has one.
     """
     rng, left, made = random.Random(seed), [(i, t) for i in range(len(envs)) for t in tasks], dict[tuple[int, str], Episode]()
-    while left:
+    games = isinstance(envs[0], GameEnv)
+    for luck in count():
+        if not left:
+            break
         for seat, task in rng.sample(left, len(left)):
-            if (seat, task) not in made:
-                played = oracle_episode(envs[seat], task)
+            if games or (seat, task) not in made:
+                played = oracle_episode(envs[seat], task, luck if games else 0)
                 if played is None:
                     left.remove((seat, task))
                     continue

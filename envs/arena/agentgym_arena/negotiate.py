@@ -208,10 +208,11 @@ def _task(name: str, number: int) -> Task:
     while True:
         goods = dice.sample(GOODS, 3)
         numbers = [dice.randint(1, 3) for _ in goods]
-        worth = {seat: [dice.randint(0, 6) for _ in goods] for seat in Negotiation.seats}
-        fitting = all(sum(w * n for w, n in zip(ws, numbers, strict=True)) == POINTS for ws in worth.values()) and worth["first"] != worth["second"]
-        data = {"goods": goods, "numbers": numbers, "worth": worth}
-        if fitting and split_of(data) == split:
+        values = [ws for ws in itertools.product(range(7), repeat=3) if sum(w * n for w, n in zip(ws, numbers, strict=True)) == POINTS]
+        if len(values) < 2:
+            continue
+        data = {"goods": goods, "numbers": numbers, "worth": dict(zip(Negotiation.seats, map(list, dice.sample(values, 2)), strict=True))}
+        if split_of(data) == split:
             break
     said = f"Divide {', '.join(f'{n} {g}' for n, g in zip(numbers, goods, strict=True))}. Your last line is your move: offer N N N, accept, or walk."
     return Task(name, said, split, data, Limits(max_turns=ROUNDS + 6))
