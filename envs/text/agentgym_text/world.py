@@ -33,6 +33,10 @@ MAKER = 1
 DRAFTS, SHORTEST = 12, 0.7
 """So many games are drafted for a task, until one has no way to win that is shorter than this share of its quest."""
 UNKNOWN = re.compile(r"that's not a verb i recogni[sz]e|i didn't understand|you can't see any such thing|i only understood|what do you want|nothing to", re.I)
+COMMAND = re.compile(r"[A-Za-z0-9 ,.'\"!?-]{0,199}[A-Za-z0-9.!?'\"]")
+"""What the interpreter gets to read: others hang it."""
+META = frozenset("again g oops quit q recording replay restart restore save script transcript undo unscript unundo verify version".split())
+"""Words to the interpreter, not to the game: they would ask for files, or go back in time."""
 _PROMPT = re.compile(r"\n\s*>\s*(?:-=[^\n]*)?\s*\Z|\s*\*\*\* The End \*\*\*.*\Z", re.S)
 
 
@@ -70,8 +74,10 @@ class WorldEnv(LineEnv):
         return Said(text, _clean(state["description"]), facts=self._noted(True))
 
     def _say(self, line: str) -> Said:
-        if not line:
-            return Said("error: write a command", self._anchor(), malformed=True)
+        if not COMMAND.fullmatch(line):
+            return Said("error: a command is one line of plain letters, at most 200", self._anchor(), malformed=True)
+        if line.split()[0].lower() in META:
+            return Said("That is not possible here.", self._anchor(), facts=self._noted(False))
         self._state, _, done = self._game.step(line)
         text = _clean(self._state.feedback)
         understood = not UNKNOWN.search(text)

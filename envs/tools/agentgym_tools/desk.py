@@ -59,7 +59,7 @@ class Desk:
     @contextmanager
     def trying(self) -> Iterator[None]:
         """What is done inside is undone at the end."""
-        before = self.hash, self.writes, self.ending
+        before = self.hash, list(self.writes), self.ending
         self.connection.execute("SAVEPOINT trying")
         try:
             yield
