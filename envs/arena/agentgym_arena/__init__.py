@@ -1,5 +1,9 @@
 """Games of several seats. This module is light: specs only."""
 
+import tomllib
+from pathlib import Path
+from typing import Any
+
 from agentgym.core import Capabilities
 from agentgym.registry import EnvSpec
 
@@ -41,3 +45,8 @@ CRITIC = EnvSpec(
     splits={"train": 2000, "dev": 200, "test": 200},
     capabilities=Capabilities(snapshot=True, seats=("critic", "sneak")),
 )
+
+
+def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table
+    """Published methods that are at home here, as rows."""
+    return tomllib.loads(Path(__file__).with_name("methods.toml").read_text())

@@ -1,5 +1,9 @@
 """Worlds made of text. This module is light: specs only."""
 
+import tomllib
+from pathlib import Path
+from typing import Any
+
 from agentgym.core import Capabilities
 from agentgym.registry import EnvSpec
 
@@ -63,3 +67,8 @@ SQL = EnvSpec(
     splits={"train": 1200, "dev": 200, "test": 300},
     capabilities=Capabilities(snapshot=True),
 )
+
+
+def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table
+    """Published methods that are at home here, as rows."""
+    return tomllib.loads(Path(__file__).with_name("methods.toml").read_text())
