@@ -40,7 +40,7 @@ def test_any_other_game_of_pettingzoo_is_wrapped_too():
 
     game, dice = wrap(connect_four_v3.raw_env(), "Drop discs."), random.Random(1)
     while game.current is not None:
-        assert game.rules("first") == "Drop discs." and "moves:\n0,1" in game.view(game.current) or len(game.legal()) < 7
+        assert (game.rules("first") == "Drop discs." and "moves:\n0,1" in game.view(game.current)) or len(game.legal()) < 7
         game.step(dice.choice(game.legal()))
     assert sorted(game.rewards.values()) in ([-1.0, 1.0], [0.0, 0.0])
 

@@ -129,7 +129,14 @@ def test_what_is_claimed_is_what_happened():
 
 
 @pytest.mark.parametrize(
-    "claim", ["ok", "ok\neffect: nonsense", 'ok\neffect: [["nowhere", 1, "=", {}]]', 'ok\neffect: [["tickets", 99999, "=", {"status": "open"}]]', 'ok\neffect: [["tickets", 1, "?", {}]]']
+    "claim",
+    [
+        "ok",
+        "ok\neffect: nonsense",
+        'ok\neffect: [["nowhere", 1, "=", {}]]',
+        'ok\neffect: [["tickets", 99999, "=", {"status": "open"}]]',
+        'ok\neffect: [["tickets", 1, "?", {}]]',
+    ],
 )
 def test_an_answer_that_claims_nothing_or_the_impossible_is_refused(claim):
     game = sim_game()

@@ -184,7 +184,7 @@ def test_a_fault_is_its_seats_alone_and_the_match_is_played_again():
     assert other.status == "invalid" and other.culprit == "infra" and not other.terms
     assert one.status == "valid" and one.stop_reason == StopReason.OPPONENT and one.verdicts == {} and "second left" in one.fault
     result = summarise(Plan(env="arena/board", options=TTT), "random", [one], 0)
-    assert result.valid == 1 and result.success.mean != result.success.mean or result.success.high == 1.0
+    assert (result.valid == 1 and result.success.mean != result.success.mean) or result.success.high == 1.0
     again = matches(1, seats={"second": Failing(after=1)}, retries=1)
     assert again[0].retry == 1 and again[0].id.endswith("@first.r1")
 

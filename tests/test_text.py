@@ -129,7 +129,10 @@ def test_without_java_one_line_says_what_to_install(tmp_path):
     (tmp_path / "bin").mkdir()
     path = f"{tmp_path / 'bin'}"
     done = subprocess.run(
-        [sys.executable, "-m", "agentgym", "eval", "--env", "text/science", "--policy", "noop", "--tasks", "1"], capture_output=True, text=True, env={**os.environ, "PATH": path}
+        [sys.executable, "-m", "agentgym", "eval", "--env", "text/science", "--policy", "noop", "--tasks", "1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
     )
     assert done.returncode == 3 and done.stderr.strip() == (
         "agentgym: a Java runtime is not installed; run: apt-get install -y --no-install-recommends default-jre-headless"

@@ -35,7 +35,27 @@ DRAFTS, SHORTEST = 12, 0.7
 UNKNOWN = re.compile(r"that's not a verb i recogni[sz]e|i didn't understand|you can't see any such thing|i only understood|what do you want|nothing to", re.I)
 COMMAND = re.compile(r"[A-Za-z0-9 ,.'\"!?-]{0,199}[A-Za-z0-9.!?'\"]")
 """What the interpreter gets to read: others hang it."""
-META = frozenset("again g oops quit q recording replay restart restore save script transcript undo unscript unundo verify version".split())
+META = frozenset(
+    [
+        "again",
+        "g",
+        "oops",
+        "quit",
+        "q",
+        "recording",
+        "replay",
+        "restart",
+        "restore",
+        "save",
+        "script",
+        "transcript",
+        "undo",
+        "unscript",
+        "unundo",
+        "verify",
+        "version",
+    ]
+)
 """Words to the interpreter, not to the game: they would ask for files, or go back in time."""
 _PROMPT = re.compile(r"\n\s*>\s*(?:-=[^\n]*)?\s*\Z|\s*\*\*\* The End \*\*\*.*\Z", re.S)
 
