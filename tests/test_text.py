@@ -189,8 +189,7 @@ def bandit(policy, seed, **options):
 
 
 def greedy(env):
-    for arm in env.choices():
-        yield arm
+    yield from env.choices()
     while True:
         yield env._best_so_far()[0]
 
