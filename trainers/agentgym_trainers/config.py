@@ -63,7 +63,6 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     against: Annotated[
         str, _says("at a game: who plays the other seats: self, past, fictitious or double-oracle (checkpoints of this run), or a player by name")
     ] = ""
-    weights: Annotated[str, _says("several trainable seats share one model, or each has its own", pattern="^(shared|separate)$")] = "shared"
     data: Annotated[str, _says("learn from the episodes of this run or bundle, and sample none")] = ""
     steps: Annotated[int, _says("reinforcement-learning updates", ge=0)] = 40
     groups: Annotated[int, _says("tasks per update", ge=1)] = 16

@@ -8,11 +8,9 @@ other), or a player by name.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import anyio
 import msgspec
 import numpy as np
 
@@ -107,11 +105,10 @@ def _advantage(one: str, results: Sequence[tuple[str, str, Episode, Episode]]) -
 
 
 class Table:
-    """Who sits where in the matches of a step. ``seats`` are those that are learned from, ``players`` the policies of some of them."""
+    """Who sits where in the matches of a step. ``seats`` are those that are learned from."""
 
-    def __init__(self, config: TrainConfig, env: GameEnv, pool: Pool, players: Mapping[str, Policy] | None = None) -> None:
-        self.config, self.all, self.pool = config, env.capabilities.seats, pool
-        self.seats, self.players = trainable(config), dict(players or {})
+    def __init__(self, config: TrainConfig, env: GameEnv, pool: Pool) -> None:
+        self.config, self.all, self.pool, self.seats = config, env.capabilities.seats, pool, trainable(config)
 
     @property
     def together(self) -> bool:
@@ -133,32 +130,9 @@ class Table:
             name = f"{job.group}.{job.attempt}"
             own = self.seats if self.together else (self.seats[(n // per) % len(self.seats)],)
             others = [s for s in self.all if s not in own] if members else []
-            seated[name] = {s: self.players.get(s, policy) for s in own} | dict.fromkeys(others, members[n % len(members)] if members else policy)
+            seated[name] = dict.fromkeys(own, policy) | dict.fromkeys(others, members[n % len(members)] if members else policy)
             for seat in (*own, *others):
                 group = f"{job.group}@{seat}" if seat in own else f"{job.group}@{seat}/opponent"
                 learned |= {group} if seat in own else set()
                 out.append(msgspec.structs.replace(job, group=group, match=name, seat=seat))
         return out, Seated(seated, policy), learned
-
-
-class Meeting:
-    """Where the training loops of seats with weights of their own meet: each asks for its step, and when all have, the matches are played once."""
-
-    def __init__(self, seats: Sequence[str]) -> None:
-        self.seats, self.waiting, self.ready = tuple(seats), set[str](), anyio.Event()
-        self.played: dict[str, list[Episode]] = {}
-        self.players: dict[str, Policy] = {}
-        self.collect: Callable[[int], object] | None = None
-
-    async def step(self, seat: str, play: partial[object], index: Mapping[str, int]) -> list[Episode]:
-        """The episodes of ``seat``; the last to ask has them ``play``-ed."""
-        self.waiting.add(seat)
-        ready = self.ready
-        if len(self.waiting) < len(self.seats):
-            await ready.wait()
-        else:
-            episodes: list[Episode] = await play()  # type: ignore[misc]  # a coroutine function with its arguments
-            self.played = {s: [e for e in episodes if e.seat == index[s]] for s in self.seats}
-            self.waiting, self.ready = set(), anyio.Event()
-            ready.set()
-        return self.played[seat]
