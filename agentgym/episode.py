@@ -105,6 +105,11 @@ class Episode(Struct, omit_defaults=True):
         return sum(t.value for t in self.terms)
 
     @property
+    def decided(self) -> bool:
+        """True if it says something of its policy: valid, and not ended by the fault of another seat of its match (``fault`` says which)."""
+        return self.status == "valid" and not self.fault
+
+    @property
     def success(self) -> bool:
         """True if the episode is valid and every outcome verdict is scored at 1."""
         return self.status == "valid" and bool(self.verdicts) and all(v.status == "scored" and v.value == 1.0 for v in self.verdicts.values())

@@ -12,6 +12,7 @@ from gymnasium.utils import seeding
 from agentgym.core import StopReason, Task
 from agentgym.errors import MissingExtra, ToolError, UsageError
 from agentgym.game import GameEnv, Match
+from agentgym.messages import parse_action
 from agentgym.registry import make
 from agentgym.spaces import Prose
 
@@ -36,6 +37,7 @@ class Seats(AECEnv[str, dict[str, str], str | None]):  # type: ignore[misc]  # P
         if not isinstance(made, GameEnv):
             raise UsageError(f"{made.id} has one seat; PettingZoo's views are of games")
         self.env, self.render_mode = made, render_mode
+        self.envs = {seat: made.at(seat) for seat in made.capabilities.seats}
         self.metadata = {**self.metadata, "name": made.id}
         self.possible_agents = list(made.capabilities.seats)
         self.observation_spaces = {a: Dict(text=Prose()) for a in self.possible_agents}
@@ -91,11 +93,15 @@ class Seats(AECEnv[str, dict[str, str], str | None]):  # type: ignore[misc]  # P
         self._turns[agent] += 1
         reason: StopReason | None = None
         try:
-            self.match.act(agent, self.env.move(str(action)))
+            parsed = parse_action(str(action), max_chars=limits.max_action_chars, max_calls=limits.max_calls)
+            if parsed.problem is not None:
+                raise ToolError(parsed.problem, malformed=True)
+            self.match.act(agent, self.envs[agent].said(parsed))
         except ToolError as error:
             self._wrong[agent] = str(error)
-            self._malformed[agent] += 1
-            reason = StopReason.PARSE_ERROR if self._malformed[agent] >= limits.max_malformed else None
+        self._malformed[agent] += agent in self._wrong or game.slip == agent
+        if self._malformed[agent] >= limits.max_malformed and not self.match.over:
+            reason = StopReason.PARSE_ERROR
         if reason is None and not self.match.over and self._turns[agent] >= limits.max_turns:
             reason = StopReason.MAX_TURNS
         if reason is not None:
@@ -119,8 +125,9 @@ class Seats(AECEnv[str, dict[str, str], str | None]):  # type: ignore[misc]  # P
         return self._seen(self.agent_selection) if self.render_mode == "ansi" and self.match is not None else None
 
     def close(self) -> None:
-        """Close the environment; idempotent."""
-        self.env.close()
+        """Close the environments; idempotent."""
+        for env in (self.env, *self.envs.values()):
+            env.close()
 
 
 def aec(env_id: str, *, render_mode: str | None = None, **options: Any) -> AECEnv[str, dict[str, str], str | None]:

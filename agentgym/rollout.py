@@ -157,7 +157,7 @@ class Rollout(Struct, frozen=True):
                         break
                     env.close()
                     env = None
-                if env is not None and env.episode.status == "invalid":
+                if env is not None and not env.episode.decided and env.episode.status != "running":
                     env.close()
                     env = None
         finally:
@@ -184,7 +184,7 @@ class Rollout(Struct, frozen=True):
             async with anyio.create_task_group() as group:
                 for env, job in zip(envs, jobs, strict=True):
                     group.start_soon(self._seat, env, job, retry)
-            again = any(e.episode.status == "invalid" or e.episode.fault for e in envs) and retry < self.retries
+            again = not all(e.episode.decided for e in envs) and retry < self.retries
             for env, (index, _) in zip(envs, table, strict=True):
                 await self._taken(desk, index, retry, _view(env), env.episode, over=not again)
                 env.close()
@@ -202,7 +202,7 @@ class Rollout(Struct, frozen=True):
     async def _taken(self, desk: _Desk, index: int, retry: int, view: EpisodeView | None, episode: Episode, over: bool | None = None) -> bool:
         """Hand an attempt in; True if its job needs no other."""
         if over is None:
-            over = episode.status == "valid" or retry == self.retries or self._hopeless(episode)
+            over = episode.decided or retry == self.retries or self._hopeless(episode)
         if self.keep.artefacts is not None and episode.status == "valid" and view is not None:
             episode.artefacts = {n: self.keep.artefacts.put(data) for n, data in view.artefacts.items()}
         await desk.take(index, episode, view if episode.status == "valid" else None, over)

@@ -71,7 +71,7 @@ def test_a_deal_pays_each_its_own_values_and_is_measured_by_rule():
     game = game_of("arena/negotiate")
     best = max(game.deals, key=lambda share: game.deals[share][0] * game.deals[share][1])
     game.step(f"I like this.\noffer {' '.join(map(str, best))}")
-    assert "the other says: I like this." in game.observe("second")
+    assert "the other | I like this." in game.observe("second")
     with pytest.raises(ToolError, match="at most"):
         game.step("offer 9 9 9")
     game.step("accept")

@@ -5,6 +5,7 @@ import random
 import warnings
 
 import anyio
+import msgspec
 import numpy as np
 import pytest
 from pettingzoo.classic import tictactoe_v3
@@ -12,7 +13,7 @@ from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, see
 
 import agentgym
 from agentgym.checks import check
-from agentgym.core import AgentGame, Completion, StopReason
+from agentgym.core import AgentGame, Completion, EpisodeView, StopReason
 from agentgym.episode import ArtefactStore, EpisodeStore
 from agentgym.errors import EnvironmentFault, PolicyFault, ToolError, UnknownName, UsageError
 from agentgym.evaluation.league import double_oracle, equilibrium, fictitious_play, fitted, league
@@ -184,7 +185,7 @@ def test_a_fault_is_its_seats_alone_and_the_match_is_played_again():
     assert other.status == "invalid" and other.culprit == "infra" and not other.terms
     assert one.status == "valid" and one.stop_reason == StopReason.OPPONENT and one.verdicts == {} and "second left" in one.fault
     result = summarise(Plan(env="arena/board", options=TTT), "random", [one], 0)
-    assert (result.valid == 1 and result.success.mean != result.success.mean) or result.success.high == 1.0
+    assert result.valid == 0 and result.invalid == 1 and not one.decided and not one.success
     again = matches(1, seats={"second": Failing(after=1)}, retries=1)
     assert again[0].retry == 1 and again[0].id.endswith("@first.r1")
 
@@ -203,6 +204,71 @@ def test_a_policy_may_sit_inside_the_environment():
     *_, terminated, _, info = env.step("5")
     assert terminated and info["stop_reason"] == "opponent" and env.episode.verdicts["result"].value == 1.0
     assert env.episode.verdicts["result"].evidence["left"] == {"second": "parse_error"}
+
+
+class Gone:
+    """A policy whose endpoint is gone."""
+
+    name = "gone"
+
+    async def act(self, conversation):
+        raise PolicyFault("the endpoint is gone")
+
+
+def test_an_opponent_inside_that_breaks_is_nobodys_win_and_the_episode_is_played_again(monkeypatch):
+    from agentgym.game import seat
+
+    monkeypatch.setattr(seat, "_policy", lambda text: Gone())
+    make = functools.partial(agentgym.make, "arena/board", **TTT, opponents="noop")
+    (found,) = anyio.run(Rollout(make=make, policy=resolve("random"), retries=2).run, [Job("train/tictactoe-0000")])
+    assert found.retry == 2 and not found.decided and not found.success and found.verdicts == {}
+
+
+def test_a_scripted_player_without_a_legal_move_is_a_fault_of_the_world(monkeypatch):
+    env = agentgym.make("arena/board", **TTT, opponents="greedy")
+    monkeypatch.setattr(type(env), "plays", {"greedy": lambda game, seat, dice: "nonsense"})
+    env.reset(seed=1, options={"task": "train/tictactoe-0000"})
+    with pytest.raises(EnvironmentFault, match="no legal move"):
+        env.step("5")
+
+
+def test_a_record_of_another_match_or_another_seat_is_not_graded():
+    """A loser's record with other moves, or the winner's seat, in its artefact."""
+    env, played = BOARD(), matches(8)
+    lost = next(e for e in played if e.verdicts["result"].value == 0)
+    won = next(e for e in played if e.match == lost.match and e.seat != lost.seat)
+    moves = [m for t in lost.turns for m in t.facts["moves"]]
+    result, task, names = env.verifiers["result"], env.taskset.get(lost.task), env.capabilities.seats
+
+    def judged(episode, seat, made):
+        return result(EpisodeView(task, episode, {"match.json": msgspec.json.encode((seat, made))}))
+
+    assert judged(lost, names[lost.seat], moves).value == 0 and judged(won, names[won.seat], moves).value == 1
+    assert judged(lost, names[won.seat], moves).status == "invalid"
+    assert judged(lost, names[lost.seat], moves[:-1]).status == "invalid"
+
+
+@pytest.mark.parametrize("env", ["tools/desk-user", "tools/desk-sim"])
+def test_stepped_at_once_or_waited_for_it_says_the_same(env):
+    """With the ids that tie calls to their answers."""
+    one, other = agentgym.make(env), agentgym.make(env)
+    task = one.taskset.ids()[1]
+
+    async def waited():
+        told = [await other.areset(seed=1, options={"task": task})]
+        for turn in one.episode.turns:
+            told.append(await other.astep(turn.action))
+        return told
+
+    told = [one.reset(seed=1, options={"task": task}), *(one.step(action) for action in one.oracle())]
+    assert anyio.run(waited) == told and len(told) >= 3
+
+
+def test_a_speech_of_several_lines_is_whole_in_pettingzoos_view_too():
+    env = aec("arena/debate")
+    env.reset(seed=1)
+    env.step("one\ntwo")
+    assert "pro | one\npro | two" in env.observe("con")["text"]
 
 
 # Who beats whom

@@ -80,7 +80,7 @@ def _last_attempts(episodes: Sequence[Episode]) -> list[Episode]:
     """One record for each task and attempt: the last, which is the valid one where there is one."""
     found: dict[tuple[str, int], Episode] = {}
     for e in episodes:
-        if e.status == "valid" or (e.task, e.attempt) not in found:
+        if e.decided or (e.task, e.attempt) not in found:
             found[e.task, e.attempt] = e
     return list(found.values())
 
@@ -89,13 +89,13 @@ def _by_task(episodes: Sequence[Episode], value: Callable[[Episode], float]) -> 
     """The mean over each task's valid attempts."""
     seen: dict[str, list[float]] = defaultdict(list)
     for e in episodes:
-        if e.status == "valid":
+        if e.decided:
             seen[e.task].append(value(e))
     return {task: sum(values) / len(values) for task, values in seen.items()}
 
 
 def _side(episodes: Sequence[Episode]) -> Side:
-    good = [e for e in episodes if e.status == "valid"]
+    good = [e for e in episodes if e.decided]
     tasks = [e.task for e in good]
     success = share([e.success for e in good], tasks)
     reward = clustered([e.total for e in good], tasks)

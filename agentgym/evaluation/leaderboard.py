@@ -109,12 +109,12 @@ def _examined(folder: Path, played_again: bool) -> tuple[list[str], Result | Non
     finally:
         env.close()
     episodes = episodes_of(folder)
-    valid_keys = Counter((e.task, e.attempt) for e in episodes if e.status == "valid")
-    played = {(e.task, e.attempt): e for e in episodes if e.status == "valid"}
+    valid_keys = Counter((e.task, e.attempt) for e in episodes if e.decided)
+    played = {(e.task, e.attempt): e for e in episodes if e.decided}
     last: dict[tuple[str, int], Episode] = {(e.task, e.attempt): e for e in episodes} | played
     reasons = [*_regraded(folder), *_foreign(episodes, known.id, plan.split)]
     if played_again and not reasons:
-        reasons += _diverged(e for e in episodes if e.status == "valid")
+        reasons += _diverged(e for e in episodes if e.decided)
     if twice := sorted(key for key, n in valid_keys.items() if n > 1):
         reasons.append(f"{len(twice)} attempts are there more than once, such as {twice[0][0]} attempt {twice[0][1]}")
     if missing := sorted(wanted - set(last)):

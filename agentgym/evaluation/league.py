@@ -134,7 +134,7 @@ async def play_pairs(
 def value_of(episode: Episode) -> float | None:
     """What a match was worth to a seat, in [0, 1]; None if it is void."""
     worth = [v.value or 0.0 for v in episode.verdicts.values() if v.status != "invalid"]
-    return min(worth) if episode.status == "valid" and worth else None
+    return min(worth) if episode.decided and worth else None
 
 
 async def league(

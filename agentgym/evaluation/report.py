@@ -52,7 +52,7 @@ def picture(figure: Any, says: str) -> str:
 def write_report(folder: Path, to: Path) -> int:
     """Write the page of a run folder to ``to``; return the number of episodes in it."""
     episodes = episodes_of(folder)
-    good = [e for e in episodes if e.status == "valid"]
+    good = [e for e in episodes if e.decided]
     result = msgspec.json.decode((folder / "result.json").read_bytes()) if (folder / "result.json").exists() else {}
     config = (folder / "config.toml").read_text() if (folder / "config.toml").exists() else ""
     title = f"{tomllib.loads(config).get('policy', 'policy') if config else ''} on {episodes[0].env if episodes else folder.name}"

@@ -173,7 +173,7 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
     env = plan.environment()
     jobs = plan.jobs(env.taskset.ids())
     tried = [] if out is None else _resumed(out, plan, policy.name, env)
-    done = {(e.task, e.attempt): e for e in tried if e.status == "valid"}
+    done = {(e.task, e.attempt): e for e in tried if e.decided}
     todo = [j for j in jobs if j.key not in done]
 
     def tell(episode: Episode) -> None:
@@ -224,7 +224,7 @@ def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
 
 def unpaid(reward: Spec, episodes: Sequence[Episode]) -> list[Episode]:
     """The valid episodes whose reward uses a verdict that they lack."""
-    return [e for e in episodes if e.status == "valid" and reward.lacking(e)]
+    return [e for e in episodes if e.decided and reward.lacking(e)]
 
 
 def unpaid_notes(reward: Spec, episodes: Sequence[Episode]) -> list[str]:
@@ -280,18 +280,18 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
 
 def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int, unpaid: Collection[int] = ()) -> Result:
     """The numbers of a set of episodes; invalid ones are counted and take no part in any mean, nor ``unpaid`` ones (by ``id``) in the reward's."""
-    good = [e for e in episodes if e.status == "valid"]
+    good = [e for e in episodes if e.decided]
     paid = [e for e in good if id(e) not in unpaid]
-    decided = [e for e in good if not e.fault]
+    tasks = [e.task for e in good]
     per_task: dict[str, list[bool]] = defaultdict(list)
-    for e in decided:
+    for e in good:
         per_task[e.task].append(e.success)
     most = min((len(v) for v in per_task.values()), default=0)
     ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
     n, attempts = max(1, len(episodes)), max(1, len(episodes) + retries)
     return Result(
         env=resolve(plan.env), policy=policy, split=plan.split, episodes=len(episodes), valid=len(good), invalid=len(episodes) - len(good),
-        success=share([e.success for e in decided], [e.task for e in decided]),
+        success=share([e.success for e in good], tasks),
         reward=bootstrap([e.total for e in paid], [e.task for e in paid]), metrics=_metrics(good),
         pass_at={str(k): sum(pass_at(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         pass_hat={str(k): sum(pass_hat(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},

@@ -7,6 +7,6 @@ over the same ``Match``: then there is a record for each seat.
 from agentgym.game.match import Game, Match, Move, Player
 from agentgym.game.players import Scripted, contender
 from agentgym.game.seat import GameEnv
-from agentgym.game.verdicts import Result, Stand
+from agentgym.game.verdicts import Result
 
-__all__ = ["Game", "GameEnv", "Match", "Move", "Player", "Result", "Scripted", "Stand", "contender"]
+__all__ = ["Game", "GameEnv", "Match", "Move", "Player", "Result", "Scripted", "contender"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -70,13 +71,13 @@ class GameEnv(AgentEnv):
         self._leads, self._name, self._view = True, "", ""
         self._told: list[Move] | None = None
         self._chairs: dict[str, tuple[GameEnv, Policy, list[Message]]] = {}
-        self._ready: Scene | None = None
+        self._ready: tuple[str | None] | None = None
         self._awaits = False
         self._noted = 0
 
+    @abstractmethod
     def game(self, task: Task) -> Game:
         """The game of a task, at its start: what an author writes."""
-        raise NotImplementedError
 
     @property
     def match(self) -> Match:
@@ -124,12 +125,11 @@ class GameEnv(AgentEnv):
         if self._status == "running" and isinstance(action, str):
             parsed = parse_action(action, max_chars=self.limits.max_action_chars, max_calls=self.limits.max_calls)
             if parsed.problem is None:
-                said = self._said(parsed)
+                self._ready = (self._said(parsed),)
                 began = anyio.current_time()
-                if said is None:
+                if self._ready == (None,):
                     await self._others()
                 waited = anyio.current_time() - began
-                self._ready = self._scene(said)
         result = self.step(action)
         self.graded_s += waited
         return result
@@ -160,8 +160,8 @@ class GameEnv(AgentEnv):
 
     def _advance(self, action: Action) -> Scene:
         if self._ready is not None:
-            scene, self._ready = self._ready, None
-            return scene
+            (said,), self._ready = self._ready, None
+            return self._scene(said)
         said = self._said(action)
         if said is None:
             self._others_now()
@@ -217,10 +217,12 @@ class GameEnv(AgentEnv):
         return [{"role": "user", "content": self.match.game.observe(self.seat, self._view)}]
 
     def _settle(self, turn: Turn, reason: StopReason | None, began: float) -> StepResult:
-        if reason is not None and not self.match.over:
-            self.match.leave(self.seat, reason)
-            if self._shown.facts:
-                self._shown.facts["moves"] += self.match.moves[self._noted :]
+        if reason is not None:
+            if not self.match.over:
+                self.match.leave(self.seat, reason)
+            facts, later = self._shown.facts, self.match.moves[self._noted :]
+            self._shown.facts = {**facts, "moves": [*facts.get("moves", []), *later]}
+            self._noted = len(self.match.moves)
         return super()._settle(turn, reason, began)
 
     def abandon(self) -> None:
@@ -230,7 +232,7 @@ class GameEnv(AgentEnv):
 
     def _artefacts(self) -> Mapping[str, bytes]:
         data = msgspec.json.encode((self.seat, self.match.moves))
-        remember(self.episode.task_digest, data, self.match, self.seat)
+        remember(self.id, self.episode.task_digest, data, self.match)
         return {"match.json": data}
 
     # The other seats
@@ -274,7 +276,11 @@ class GameEnv(AgentEnv):
             return True
         if seat in self.match.open or not self._scripted(self.opponents[seat]):
             return False
-        self.match.act(seat, self.player_of(self.opponents[seat])(self.match.game, seat, random.Random(f"{self.match.luck}:{made}")))
+        action = self.player_of(self.opponents[seat])(self.match.game, seat, random.Random(f"{self.match.luck}:{made}"))
+        try:
+            self.match.act(seat, action)
+        except ToolError as error:
+            raise EnvironmentFault(f"the scripted player {self.opponents[seat]} of {seat} makes no legal move: {error}") from None
         return True
 
     def player_of(self, name: str) -> Player:

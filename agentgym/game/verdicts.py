@@ -1,4 +1,4 @@
-"""The verdicts on a seat's episode: what its environment noted of a turn, and how the match came out, by the rules."""
+"""The outcome of a seat: how its match came out, by the rules."""
 
 from __future__ import annotations
 
@@ -12,45 +12,42 @@ from agentgym.core import EpisodeView, Task, Verdict
 from agentgym.game.match import Game, Match, Move
 
 
-class Stand(Struct, frozen=True):
-    """A step verdict: a number that the seat's environment noted of the turn, such as ``legal`` or ``standing``."""
-
-    fact: str
-    level: ClassVar[Literal["step"]] = "step"
-
-    def __call__(self, view: EpisodeView) -> Verdict:
-        return Verdict.scored(float(view.episode.turns[-1].facts.get(self.fact, 0.0)))
-
-
 class Result(Struct, frozen=True):
-    """The outcome: the moves of the match, made again by the rules, and what the game is then worth to the seat. Who left it has lost."""
+    """The moves of the match, made again by the rules, and what the game is then worth to the seat. Who left it has lost.
+
+    A record whose turns tell other moves than the match has, or that is another seat's, is ``invalid``.
+    """
 
     game: Callable[[Task], Game]
     level: ClassVar[Literal["outcome"]] = "outcome"
 
     def __call__(self, view: EpisodeView) -> Verdict:
-        data = view.artefacts["match.json"]
-        if (known := _PLAYED.get((view.episode.task_digest, data))) is not None:
-            return known
+        data, episode = view.artefacts["match.json"], view.episode
         seat, moves = msgspec.json.decode(data, type=tuple[str, list[Move]])
-        match = Match(self.game(view.task))
-        match.again(moves)
-        return self.of(match, seat)
+        told = [tuple(move) for turn in episode.turns for move in turn.facts.get("moves", [])]
+        if told != moves:
+            return Verdict.invalid("the record tells other moves than the match")
+        match = _PLAYED.get((episode.env, episode.task_digest, data))
+        if match is None:
+            match = Match(self.game(view.task))
+            match.again(moves)
+        if match.game.seats[episode.seat] != seat:
+            return Verdict.invalid(f"the record is of seat {episode.seat}, the match's of {seat}")
+        return self._of(match, seat)
 
-    @staticmethod
-    def of(match: Match, seat: str) -> Verdict:
-        """The verdict on a match that has been played by the rules."""
-        told = {"payoff": match.game.rewards[seat], "moves": len(match.moves), "left": {s: str(r) for s, r in match.left.items()}, **match.game.measures(seat)}
-        return Verdict.scored(match.game.value(seat) if match.over and seat not in match.left else 0.0, **told)
+    def _of(self, match: Match, seat: str) -> Verdict:
+        evidence = {"payoff": match.game.rewards[seat], "moves": len(match.moves), "left": {s: str(r) for s, r in match.left.items()}}
+        value = match.game.value(seat) if match.over and seat not in match.left else 0.0
+        return Verdict.scored(value, **evidence, **match.game.measures(seat))
 
 
-_PLAYED: dict[tuple[str, bytes], Verdict] = {}
-"""Verdicts of the matches that were last played in this process, by task and moves: to make those again would only repeat it."""
-REMEMBERED = 4096
+_PLAYED: dict[tuple[str, str, bytes], Match] = {}
+"""The matches that were last played in this process, by environment, task and moves: to make those again would only repeat them."""
+REMEMBERED = 128
 
 
-def remember(task_digest: str, data: bytes, match: Match, seat: str) -> None:
-    """Keep the verdict on a match that this process has just played by the rules."""
+def remember(env: str, task_digest: str, data: bytes, match: Match) -> None:
+    """Keep a match that this process has just played by the rules."""
     if len(_PLAYED) >= REMEMBERED:
         _PLAYED.clear()
-    _PLAYED[task_digest, data] = Result.of(match, seat)
+    _PLAYED[env, task_digest, data] = match

@@ -274,7 +274,7 @@ def _summary(episodes: Sequence[Episode], ledger: Paid) -> dict[str, float]:
     return {
         "reward": float(total_B[known_B].mean()) if known_B.any() else 0.0,
         "reward_std": float(np.nanmean(deviation)) if (~np.isnan(deviation)).any() else 0.0,
-        "success": sum(e.success for e in mine) / max(1, sum(e.status == "valid" for e in mine)),
+        "success": sum(e.success for e in mine) / max(1, sum(e.decided for e in mine)),
         "invalid": sum(e.status != "valid" for e in mine) / max(1, n), "unpaid": 1 - int(known_B.sum()) / n if n else 0.0,
         "turns": sum(len(e.turns) for e in mine) / max(1, n),
         **{f"term:{name}": float(x_B[known_B].mean()) if known_B.any() else 0.0 for name, x_B in ledger.source_B.items()},

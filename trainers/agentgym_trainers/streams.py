@@ -76,9 +76,7 @@ class Batch:
 
 def valid(episode: Episode) -> bool:
     """Whether an episode may be trained on: valid, ended by no fault of another seat, and with token ids."""
-    if episode.status != "valid" or episode.fault:
-        return False
-    return all(t.tokens is not None or not t.action for t in episode.turns) and any(t.tokens for t in episode.turns)
+    return episode.decided and all(t.tokens is not None or not t.action for t in episode.turns) and any(t.tokens for t in episode.turns)
 
 
 def outside(episode: Episode) -> bool:

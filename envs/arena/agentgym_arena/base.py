@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
+from agentgym_verifiers.rules import Noted
 
 from agentgym.core import Task, TaskSet, Verifier
 from agentgym.episode import digest
 from agentgym.errors import CapabilityError, UnknownName
-from agentgym.game import Game, GameEnv, Match, Result, Stand
+from agentgym.game import Game, GameEnv, Match, Result
 from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym.verdict import Json
 
+COUNT = {"train": 2000, "dev": 200, "test": 200}
 TRIES = 600
 """So many games to their end are tried before a search gives up."""
 
@@ -23,12 +25,12 @@ REWARDS: Mapping[str, Spec] = standard(outcome("result"), 0.02 * step("legal") +
 
 def verifiers(game: Callable[[Task], Game]) -> dict[str, Verifier]:
     """The verdicts of an arena's environment, by the maker of its games."""
-    return {"legal": Stand("legal"), "standing": Stand("standing"), "result": Result(game)}
+    return {"legal": Noted(fact="legal"), "standing": Noted(fact="standing", kept=True), "result": Result(game)}
 
 
-def numbered(split: str, n: int, make: Callable[[str, int], Task]) -> TaskSet:
-    """Tasks ``SPLIT/NUMBER``, each made from its number; numbers of two splits never meet."""
-    return TaskSet([f"{split}/{i:04d}" for i in range(n)], lambda task: make(task, int(task.rpartition("/")[2])))
+def numbered(split: str, make: Callable[[str], Task]) -> TaskSet:
+    """Tasks ``SPLIT/NUMBER``, each made from its name."""
+    return TaskSet([f"{split}/{i:04d}" for i in range(COUNT[split])], make)
 
 
 def split_of(data: Mapping[str, Json]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
+from agentgym.errors import UsageError
 from agentgym.game import Game, Player
 from agentgym_arena import GAMES, PER_GAME
 from agentgym_arena.base import ArenaEnv, options_of, verifiers
@@ -31,10 +32,13 @@ class BoardEnv(ArenaEnv):
     id = "arena/board-v0"
     capabilities = Capabilities(snapshot=True, seats=("first", "second"))
     verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "greedy"
 
     def __init__(self, *, games: str | Iterable[str] = (), deals: int = 0, **base: Any) -> None:
+        if deals < 0:
+            raise UsageError(f"deals cannot be {deals}; 0 takes all")
         self._games, self._deals = options_of(games, GAMES), deals
         super().__init__(**base)
 
@@ -42,10 +46,6 @@ class BoardEnv(ArenaEnv):
         """The chosen games in turn, each with its own deal and opening."""
         n = min(self._deals or PER_GAME[split], PER_GAME[split])
         return TaskSet([f"{split}/{g}-{i:04d}" for i in range(n) for g in self._games], lambda name: _task(split, name))
-
-    def game(self, task: Task) -> Game:
-        """The game of a task."""
-        return play(task)
 
     def solvable(self) -> bool:
         """Whether somebody who knows the opponents can always win."""

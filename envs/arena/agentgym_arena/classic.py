@@ -212,6 +212,7 @@ class Classic(Game):
         super().__init__()
         raw.reset(seed=seed)
         self._made, self._round = 0, list[str]()
+        self._paid = dict.fromkeys(self.seats, 0.0)
         self._now: dict[str, int] = reading.moves(raw)
         self.current = self.names[raw.agent_selection]
         dice = random.Random(seed)
@@ -255,13 +256,14 @@ class Classic(Game):
                 self._round = []
         else:
             self.tell(f"the other: {action}", but=mover)
-        paid = {s: float(raw._cumulative_rewards[a] if reading.shared or reading.secret else raw.rewards[a]) for a, s in self.names.items()}
-        if reading.secret or reading.shared:
-            self._totals = paid = {s: getattr(self, "_totals", {}).get(s, 0.0) + float(raw.rewards[a]) for a, s in self.names.items()}
+        for agent, seat in self.names.items():
+            self._paid[seat] += float(raw.rewards[agent])
         over = all(raw.terminations[a] or raw.truncations[a] for a in raw.possible_agents if a in raw.terminations)
         if over or self._made >= reading.plies:
             self.current, self._now = None, {}
-            self.rewards = {s: max(-1.0, min(1.0, p / reading.scale)) for s, p in paid.items()} if over or reading.shared else dict.fromkeys(self.seats, 0.0)
+            self.rewards = (
+                {s: max(-1.0, min(1.0, p / reading.scale)) for s, p in self._paid.items()} if over or reading.shared else dict.fromkeys(self.seats, 0.0)
+            )
         else:
             self._now = reading.moves(raw)
             self.current = self.names[raw.agent_selection]

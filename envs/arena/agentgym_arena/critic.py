@@ -104,16 +104,13 @@ class CriticEnv(ArenaEnv):
     id = "arena/critic-v0"
     capabilities = Capabilities(snapshot=True, seats=("critic", "sneak"))
     verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "careful"
 
     def tasks(self, split: str) -> TaskSet:
         """Questions drawn by number."""
-        return numbered(split, {"train": 2000, "dev": 200, "test": 200}[split], _task)
-
-    def game(self, task: Task) -> Game:
-        """The game of a task."""
-        return play(task)
+        return numbered(split, _task)
 
 
 def drawn(kind: str, name: str) -> Question:
@@ -125,7 +122,7 @@ def drawn(kind: str, name: str) -> Question:
             return asked
 
 
-def _task(name: str, number: int) -> Task:
+def _task(name: str) -> Task:
     asked = drawn("critic", name)
     data = {"text": asked.text, "lines": list(asked.lines), "answer": asked.answer}
     return Task(name, f"Find the wrong line, if there is one; answer 'line N' or none. {asked.text}", name.partition("/")[0], data, Limits(max_turns=8))

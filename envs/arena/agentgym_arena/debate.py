@@ -120,16 +120,13 @@ class DebateEnv(ArenaEnv):
     id = "arena/debate-v0"
     capabilities = Capabilities(snapshot=True, seats=("judge", "pro", "con"))
     verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "careful"
 
     def tasks(self, split: str) -> TaskSet:
         """Questions drawn by number, each side's answer by the toss of a coin."""
-        return numbered(split, {"train": 2000, "dev": 200, "test": 200}[split], _task)
-
-    def game(self, task: Task) -> Game:
-        """The game of a task."""
-        return play(task)
+        return numbered(split, _task)
 
     def solvable(self) -> bool:
         """The judge can always find the truth; an advocate cannot always win one over who tosses a coin."""
@@ -140,7 +137,7 @@ class DebateEnv(ArenaEnv):
         return super().move(prose) if self.seat == "judge" else prose.strip()
 
 
-def _task(name: str, number: int) -> Task:
+def _task(name: str) -> Task:
     asked, dice = drawn("debate", name), random.Random(f"sides/{name}")
     wrong = asked.answer + dice.choice([-10, -2, -1, 1, 2, 10])
     sides = ["pro", "con"]

@@ -103,7 +103,7 @@ class Negotiation(Game):
         else:
             raise ToolError("the last line must be: offer N N N, accept, or walk", malformed=True)
         self.made += 1
-        self.tell("\n".join(filter(None, [f"the other says: {talk}" if talk else "", said])), but=mover)
+        self.tell("\n".join([*(f"the other | {line}" for line in talk.splitlines()), said]), but=mover)
         if self.deal is not None or move.strip() == "walk" or self.made >= 2 * ROUNDS:
             self.current = None
             self.rewards = {s: (self.points(s, self.deal[s]) / POINTS if self.deal else 0.0) for s in self.seats}
@@ -187,23 +187,20 @@ class NegotiateEnv(ArenaEnv):
     id = "arena/negotiate-v0"
     capabilities = Capabilities(snapshot=True, seats=("first", "second"))
     verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "generous"
 
     def tasks(self, split: str) -> TaskSet:
         """Goods and values drawn by number."""
-        return numbered(split, {"train": 2000, "dev": 200, "test": 200}[split], _task)
-
-    def game(self, task: Task) -> Game:
-        """The game of a task."""
-        return play(task)
+        return numbered(split, _task)
 
     def move(self, prose: str) -> str:
         """All of it: what is said, and the move in the last line."""
         return prose.strip()
 
 
-def _task(name: str, number: int) -> Task:
+def _task(name: str) -> Task:
     dice, split = random.Random(f"negotiate/{name}"), name.partition("/")[0]
     while True:
         goods = dice.sample(GOODS, 3)

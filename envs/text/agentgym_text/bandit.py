@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
+from agentgym_verifiers.rules import Noted
 
-from agentgym.core import Capabilities, Limits, StopReason, Task, TaskSet, Verifier
+from agentgym.core import AgentEnv, Capabilities, Limits, StopReason, Task, TaskSet, Verifier
 from agentgym.errors import UsageError
 from agentgym.rewards import Spec, outcome, standard, step
-from agentgym_text.base import End, Fact, LineEnv, Said
+from agentgym_text.base import End, LineEnv, Said
 
 ARMS = ("red", "blue", "green", "yellow", "purple", "orange", "white", "black", "brown", "pink")
 COUNT = {"train": 2000, "dev": 200, "test": 400}
@@ -30,7 +31,7 @@ class BanditEnv(LineEnv):
     id = "text/bandit-v0"
     capabilities = Capabilities(snapshot=True)
     verifiers: ClassVar[Mapping[str, Verifier]] = {
-        "pay": Fact("pay"), "nearness": Fact("nearness"), "ucb": Fact("ucb"), "greedy": Fact("greedy"), "saved": Fact("saved"), "result": End(),
+        **{fact: Noted(fact=fact) for fact in ("pay", "nearness", "ucb", "greedy")}, "saved": Noted(fact="saved", kept=True), "result": End(),
     }  # fmt: skip
     rewards: ClassVar[Mapping[str, Spec]] = {
         **standard(outcome("result"), 0.02 * step("nearness"), step("saved")),
@@ -67,6 +68,16 @@ class BanditEnv(LineEnv):
 
     def _keep(self, kept: int) -> None:
         self.episode.seed = kept
+
+    def fork(self, n: int, reseed: int | None = None) -> list[AgentEnv]:
+        """Forks; with ``reseed`` the arms pay each of them otherwise from here on."""
+        forks = super().fork(n, reseed)
+        for env in forks:
+            assert isinstance(env, BanditEnv)
+            if reseed is not None:
+                env._seed = int(env.np_random.integers(1 << 31))
+                env._show(msgspec.structs.replace(env._shown, state=env._chain.hex() + env._luck()))
+        return forks
 
     def _say(self, line: str) -> Said:
         if line not in self._means:

@@ -86,18 +86,6 @@ class LineEnv(AgentEnv):
             raise EnvironmentFault(f"{self.task.id}: the lines of the snapshot, said again, lead to another state")
 
 
-class Fact(Struct, frozen=True):
-    """A step verdict: a number among the facts of the last turn, ``otherwise`` where a turn has none (it was malformed): there the one before counts."""
-
-    fact: str
-    otherwise: float = 0.0
-    level: ClassVar[Literal["step"]] = "step"
-
-    def __call__(self, view: EpisodeView) -> Verdict:
-        found = next((t.facts[self.fact] for t in reversed(view.episode.turns) if self.fact in t.facts), self.otherwise)
-        return Verdict.scored(float(found))
-
-
 class End(Struct, frozen=True):
     """The outcome that the world wrote down at its end: ``value`` of the artefact ``end.json``, whose other numbers are the evidence."""
 

@@ -8,12 +8,13 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import msgspec
+from agentgym_verifiers.rules import Noted
 
 from agentgym.core import Capabilities, Limits, StopReason, Task, TaskSet, Verifier
 from agentgym.errors import CapabilityError, EnvironmentFault, MissingExtra, UnknownName
 from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym_text import SCIENCE_TASKS, SPLITS
-from agentgym_text.base import End, Fact, LineEnv, Said
+from agentgym_text.base import End, LineEnv, Said
 from agentgym_text.jvm import JAVA, Laboratory, laboratory, release
 
 SIMPLER = ("teleportAction", "selfWateringFlowerPots", "openContainers", "openDoors", "noElectricalAction", "easy")
@@ -29,7 +30,7 @@ class ScienceEnv(LineEnv):
         "You are in a simulated laboratory. Answer with one command, such as: look around, open cupboard, go to kitchen, pick up thermometer,"
         " focus on water, use thermometer on water, move pot to stove, activate stove, inventory, task."
     )
-    verifiers: ClassVar[Mapping[str, Verifier]] = {"understood": Fact("understood"), "progress": Fact("progress"), "score": End()}
+    verifiers: ClassVar[Mapping[str, Verifier]] = {"understood": Noted(fact="understood"), "progress": Noted(fact="progress", kept=True), "score": End()}
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("score"), 0.01 * step("understood") + 0.2 * delta(step("progress")), step("progress"))
 
     def __init__(self, *, kinds: str | Iterable[str] = (), simpler: str | Iterable[str] = (), **base: Any) -> None:

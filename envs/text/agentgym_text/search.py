@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from agentgym_verifiers.rules import Exact, WellFormed
+from agentgym_verifiers.rules import Exact, Noted, WellFormed
 from msgspec import Meta
 
 from agentgym.core import Action, AgentEnv, Capabilities, Limits, Scene, StopReason, Task, TaskSet, Verifier
@@ -15,7 +15,6 @@ from agentgym.errors import ToolError, UnknownName
 from agentgym.messages import Tool, call, tool
 from agentgym.messages import answer as answers
 from agentgym.rewards import Spec, delta, outcome, standard, step
-from agentgym_text.base import Fact
 from agentgym_text.corpus import Corpus, corpus
 
 HOPS = (2, 3, 4)
@@ -65,7 +64,7 @@ class SearchEnv(AgentEnv):
     capabilities = Capabilities(snapshot=True)
     tools: Mapping[str, Tool] = TOOLS
     verifiers: ClassVar[Mapping[str, Verifier]] = {
-        "form": WellFormed(), "found": Fact("found"), "answer": Exact(answer="call:answer.value", gold="task:answer"),
+        "form": WellFormed(), "found": Noted(fact="found", kept=True), "answer": Exact(answer="call:answer.value", gold="task:answer"),
     }  # fmt: skip
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("answer"), 0.02 * step("form") + 0.2 * delta(step("found")), step("found"))
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from agentgym_verifiers.rules import SqlMatch, WellFormed
+from agentgym_verifiers.rules import Noted, SqlMatch, WellFormed
 from msgspec import Meta, Struct
 
 from agentgym.core import Action, AgentEnv, Capabilities, EpisodeView, Limits, Scene, StopReason, Task, TaskSet, Verdict, Verifier
@@ -17,7 +17,6 @@ from agentgym.errors import ToolError, UnknownName
 from agentgym.messages import Tool, call, tool
 from agentgym.messages import answer as answers
 from agentgym.rewards import Spec, delta, outcome, standard, step
-from agentgym_text.base import Fact
 from agentgym_text.domains import DOMAINS, database, question, tables_of
 
 COUNT = {"train": 1200, "dev": 200, "test": 300}
@@ -100,7 +99,7 @@ class SqlEnv(AgentEnv):
     capabilities = Capabilities(snapshot=True)
     tools: Mapping[str, Tool] = {"query": tool(query), "answer": tool(answer)}
     verifiers: ClassVar[Mapping[str, Verifier]] = {
-        "form": WellFormed(), "found": Fact("found"), "answer": Answered(),
+        "form": WellFormed(), "found": Noted(fact="found", kept=True), "answer": Answered(),
     }  # fmt: skip
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("answer"), 0.02 * step("form") + 0.1 * delta(step("found")), step("found"))
 

@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+from agentgym_verifiers.rules import Noted
 
 from agentgym.core import Capabilities, Limits, StopReason, Task, TaskSet, Verifier
 from agentgym.errors import EnvironmentFault, UnknownName
 from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym.sandbox.owner import state_folder
-from agentgym_text.base import End, Fact, LineEnv, Said
+from agentgym_text.base import End, LineEnv, Said
 
 LEVELS: dict[int, tuple[int, int, int]] = {
     1: (1, 3, 1), 2: (2, 5, 2), 3: (3, 8, 3), 4: (4, 10, 4), 5: (6, 12, 6), 6: (8, 16, 8), 7: (10, 20, 10), 8: (12, 24, 12),
@@ -28,7 +29,7 @@ LEVELS: dict[int, tuple[int, int, int]] = {
 """Rooms, things, and steps of the quest, by level."""
 FIRST_SEED = {"train": 1, "dev": 1_000_001, "test": 2_000_001}
 COUNT = {"train": 1000, "dev": 100, "test": 200}
-MAKER = 1
+MAKER, SEAL = 1, "game.sha256"
 """The version of how games are made; another makes them anew."""
 DRAFTS, SHORTEST = 12, 0.7
 """So many games are drafted for a task, until one has no way to win that is shorter than this share of its quest."""
@@ -66,7 +67,7 @@ class WorldEnv(LineEnv):
     id = "text/world-v0"
     capabilities = Capabilities(snapshot=True)
     system = "You play a game in a world of text. Answer with one command, such as: go north, open chest, take key, put key on table, look, inventory."
-    verifiers: ClassVar[Mapping[str, Verifier]] = {"understood": Fact("understood"), "progress": Fact("progress"), "won": End()}
+    verifiers: ClassVar[Mapping[str, Verifier]] = {"understood": Noted(fact="understood"), "progress": Noted(fact="progress", kept=True), "won": End()}
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("won"), 0.01 * step("understood") + 0.2 * delta(step("progress")), step("progress"))
 
     def __init__(self, *, levels: int | Iterable[int] = (), facts: bool = False, **base: Any) -> None:
@@ -174,34 +175,42 @@ def game_file(data: Mapping[str, Any]) -> Path:
     Raises:
         EnvironmentFault: a file that is there has been damaged; it is removed, so that the next attempt makes it anew.
     """
-    name = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:20]
-    path, seal = folder() / f"{name}.z8", folder() / f"{name}.sha256"
-    if not (path.exists() and seal.exists()):
-        _make(data, path, seal)
-    if hashlib.sha256(path.read_bytes() + path.with_suffix(".json").read_bytes()).hexdigest() != seal.read_text():
-        for each in (path, seal, path.with_suffix(".json")):
-            each.unlink(missing_ok=True)
-        raise EnvironmentFault(f"the generated game {path.name} has been damaged; it was removed, and is made anew next time")
-    return path
+    here = folder() / hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:20]
+    if not here.exists():
+        _make(data, here)
+    try:
+        sound = _digest(here) == (here / SEAL).read_text()
+    except OSError:
+        sound = False
+    if not sound:
+        shutil.rmtree(here, ignore_errors=True)
+        raise EnvironmentFault(f"the generated game {here.name} has been damaged; it was removed, and is made anew next time")
+    return here / "game.z8"
 
 
-def _make(data: Mapping[str, Any], path: Path, seal: Path) -> None:
+def _digest(here: Path) -> str:
+    return hashlib.sha256((here / "game.z8").read_bytes() + (here / "game.json").read_bytes()).hexdigest()
+
+
+def _make(data: Mapping[str, Any], here: Path) -> None:
+    """Make a game beside its place and put it there at once; of two processes that do, the first is kept."""
     import textworld
     from textworld.generator import compile_game
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    here.parent.mkdir(parents=True, exist_ok=True)
     options = textworld.GameOptions()
     options.nb_rooms, options.nb_objects, options.quest_length = int(data["rooms"]), int(data["things"]), int(data["steps"])
     options.grammar.only_last_action = True
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        options.path, options.force_recompile = str(Path(scratch, "game.z8")), True
-        made = Path(compile_game(_long_enough(options, int(data["seed"]), int(data["steps"])), options))
-        digest = hashlib.sha256(made.read_bytes() + made.with_suffix(".json").read_bytes()).hexdigest()
-        made.with_suffix(".json").replace(path.with_suffix(".json"))
-        made.replace(path)
-    partial = seal.with_suffix(f".{os.getpid()}")
-    partial.write_text(digest)
-    partial.replace(seal)
+    scratch = Path(tempfile.mkdtemp(dir=here.parent))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            options.path, options.force_recompile = str(scratch / "game.z8"), True
+            compile_game(_long_enough(options, int(data["seed"]), int(data["steps"])), options)
+        (scratch / SEAL).write_text(_digest(scratch))
+        with contextlib.suppress(OSError):
+            scratch.rename(here)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _long_enough(options: Any, seed: int, steps: int) -> Any:

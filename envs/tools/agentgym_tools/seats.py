@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from agentgym.core import Action, Message, Verifier
-from agentgym.game import Game, GameEnv
+from agentgym_verifiers.rules import Noted
+
+from agentgym.core import Action, Message, Task, Verifier
+from agentgym.errors import ToolError
+from agentgym.game import Game, GameEnv, Result
 from agentgym.messages import Tool, print_action, tool_message
 from agentgym.rewards import Spec, delta, outcome, standard, step
 
@@ -40,20 +43,25 @@ class Desks(Game):
         before, self.answers[mover], self.slip = self.answers[mover], [], None
         try:
             super().step(action)
-        except Exception:
+        except ToolError:
             self.answers[mover] = before
             raise
 
 
+def verifiers(game: Callable[[Task], Game]) -> dict[str, Verifier]:
+    """The verdicts of such a game's environment, by the maker of its games."""
+    return {"legal": Noted(fact="legal"), "standing": Noted(fact="standing", kept=True), "result": Result(game)}
+
+
 class DeskSeat(GameEnv):
-    """A seat at such a game: its calls go to the game as they are."""
+    """A seat at such a game: its calls go to the game as they are. ``seat_tools`` are the tools of each seat."""
 
-    verifiers: ClassVar[Mapping[str, Verifier]] = {}
     rewards: ClassVar[Mapping[str, Spec]] = REWARDS
+    seat_tools: ClassVar[Mapping[str, Mapping[str, Tool]]] = {}
 
-    def seat_tools(self, seat: str) -> Mapping[str, Tool]:
-        """The tools of a seat: what an author writes."""
-        raise NotImplementedError
+    def __init__(self, **base: Any) -> None:
+        super().__init__(**base)
+        self.tools = self.seat_tools[self.seat]
 
     def said(self, action: Action) -> str:
         """The whole action."""

@@ -18,11 +18,11 @@ import msgspec
 
 from agentgym.core import Capabilities, Task, TaskSet, Verifier
 from agentgym.errors import CapabilityError, ToolError
-from agentgym.game import Game, Player, Result, Stand
+from agentgym.game import Game, Player
 from agentgym.messages import Tool, ToolCall, find_tool, parse_action, print_action
 from agentgym_tools.desk import Desk
 from agentgym_tools.env import SYSTEM
-from agentgym_tools.seats import Desks, DeskSeat
+from agentgym_tools.seats import Desks, DeskSeat, verifiers
 from agentgym_tools.tasks import SPLITS, plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
 from agentgym_tools.verify import done, still_to_do
@@ -215,7 +215,6 @@ def by_chance(game: Game, seat: str, dice: random.Random) -> str:
 
 
 PLAYERS: Mapping[str, Player] = {"faithful": faithful, "sloppy": sloppy, "random": by_chance}
-AGENT_TOOLS: Mapping[str, Tool] = TOOLS
 
 
 def play(task: Task) -> Game:
@@ -228,26 +227,16 @@ class DeskSimEnv(DeskSeat):
 
     id = "tools/desk-sim-v0"
     capabilities = Capabilities(snapshot=True, seats=("agent", "world"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = {"legal": Stand("legal"), "standing": Stand("standing"), "result": Result(play)}
+    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     usual: ClassVar[str] = "faithful"
+    seat_tools: ClassVar[Mapping[str, Mapping[str, Tool]]] = {"agent": TOOLS, "world": {}}
     splits = SPLITS[:3]
-
-    def __init__(self, **base: Any) -> None:
-        super().__init__(**base)
-        self.tools = self.seat_tools(self.seat)
-
-    def seat_tools(self, seat: str) -> Mapping[str, Tool]:
-        """The desk's tools for the agent; the world has none."""
-        return AGENT_TOOLS if seat == "agent" else {}
 
     def tasks(self, split: str) -> TaskSet:
         """The desk's own tasks."""
         return tasks_of(split)
-
-    def game(self, task: Task) -> Game:
-        """The game of a task."""
-        return play(task)
 
     def oracle(self) -> Iterator[str]:
         """The plan's calls; of the world the database's answers."""

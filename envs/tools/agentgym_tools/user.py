@@ -16,11 +16,11 @@ from msgspec import Meta
 
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import CapabilityError, ToolError
-from agentgym.game import Game, Player, Result, Stand
+from agentgym.game import Game, Player
 from agentgym.messages import Action, Tool, ToolCall, answer, parse_action, print_action, tool
 from agentgym_tools.desk import Desk
 from agentgym_tools.plan import Plan
-from agentgym_tools.seats import MOST_SAID, Desks, DeskSeat
+from agentgym_tools.seats import MOST_SAID, Desks, DeskSeat, verifiers
 from agentgym_tools.talk import SETTINGS
 from agentgym_tools.tasks import plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
@@ -219,27 +219,17 @@ class DeskUserEnv(DeskSeat):
 
     id = "tools/desk-user-v0"
     capabilities = Capabilities(snapshot=True, seats=("agent", "user"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = {"legal": Stand("legal"), "standing": Stand("standing"), "result": Result(play)}
+    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     usual: ClassVar[str] = "helpful"
+    seat_tools: ClassVar[Mapping[str, Mapping[str, Tool]]] = {"agent": AGENT_TOOLS, "user": USER_TOOLS}
     splits = ("train", "dev", "test")
-
-    def __init__(self, **base: Any) -> None:
-        super().__init__(**base)
-        self.tools = self.seat_tools(self.seat)
-
-    def seat_tools(self, seat: str) -> Mapping[str, Tool]:
-        """The desk's tools for the agent, the phone's for the person."""
-        return AGENT_TOOLS if seat == "agent" else USER_TOOLS
 
     def tasks(self, split: str) -> TaskSet:
         """The tasks that need the person."""
         found = tasks_of(split, talk=True)
         return TaskSet(found.ids(), lambda name: msgspec.structs.replace(found.get(name), limits=Limits(max_turns=40)))
-
-    def game(self, task: Task) -> Game:
-        """The game of a task."""
-        return play(task)
 
     def oracle(self) -> Iterator[str]:
         """The plan: its questions to the person, and its calls."""

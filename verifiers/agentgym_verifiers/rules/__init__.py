@@ -10,20 +10,20 @@ from agentgym_verifiers.rules.events import Machine, Milestones, Ordered, holds
 from agentgym_verifiers.rules.form import Pattern, Stages, WellFormed
 from agentgym_verifiers.rules.match import Bleu, Boxes, Exact, Numeric, Rank, Sets, Similar
 from agentgym_verifiers.rules.math import Math
-from agentgym_verifiers.rules.measure import Duration, Spent
+from agentgym_verifiers.rules.measure import Duration, Noted, Spent
 from agentgym_verifiers.rules.pick import Missing, Rule, pick, rule
 from agentgym_verifiers.rules.state import Schema, SqlMatch, StateMatch
 from agentgym_verifiers.rules.unit_tests import UnitTests
 
 __all__ = [
-    "Aimed", "Bleu", "Boxes", "Duration", "Exact", "Idle", "Machine", "Math", "Milestones", "Missing", "Numeric", "Ordered", "Pattern", "Progressed", "Rank",
-    "Rule", "Schema", "Sets", "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "WellFormed", "holds", "load", "pick",
+    "Aimed", "Bleu", "Boxes", "Duration", "Exact", "Idle", "Machine", "Math", "Milestones", "Missing", "Noted", "Numeric", "Ordered", "Pattern", "Progressed",
+    "Rank", "Rule", "Schema", "Sets", "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "WellFormed", "holds", "load", "pick",
 ]  # fmt: skip
 
 RULES: dict[str, type[Rule]] = {
     c.__name__: c
     for c in (
-        Aimed, Bleu, Boxes, Duration, Exact, Idle, Machine, Math, Milestones, Numeric, Ordered, Pattern, Progressed, Rank, Schema, Sets, Similar,
+        Aimed, Bleu, Boxes, Duration, Exact, Idle, Machine, Math, Milestones, Noted, Numeric, Ordered, Pattern, Progressed, Rank, Schema, Sets, Similar,
         Spent, SqlMatch, Stages, StateMatch, ToolCalls, UnitTests, WellFormed,
     )
 }  # fmt: skip

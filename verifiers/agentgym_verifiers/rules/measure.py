@@ -1,4 +1,4 @@
-"""What an episode took: time, tokens, calls. Verdicts in [0, 1], 1 for nothing; combine them behind a gate."""
+"""What an episode took (time, tokens, calls), and what its environment noted. Verdicts in [0, 1], 1 for nothing; combine them behind a gate."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ class Spent(Rule, frozen=True, kw_only=True):
             "tokens": lambda: sum(sum(t.tokens.mask) for t in turns if t.tokens),
         }[self.of]()
         return Verdict.scored(max(0.0, 1.0 - used / budget), used=used, budget=budget)
+
+
+class Noted(Rule, frozen=True, kw_only=True):
+    """A number that the environment noted among the facts of the turn. A turn without it (it was malformed) has 0, or with ``kept`` the last one noted."""
+
+    level: Literal["step", "outcome"] = "step"
+    fact: str
+    kept: bool = False
+
+    def score(self, view: EpisodeView) -> Verdict:
+        turns = view.episode.turns if self.kept else view.episode.turns[-1:]
+        return Verdict.scored(float(next((t.facts[self.fact] for t in reversed(turns) if self.fact in t.facts), 0.0)))
 
 
 class Duration(Rule, frozen=True, kw_only=True):

@@ -93,17 +93,16 @@ class SqlMatch(Rule, frozen=True, kw_only=True):
         data = view.artefacts.get(self.database)
         if data is None:
             return Verdict.invalid(f"there is no artefact {self.database}")
-        wanted = _rows(data, str(pick(view, self.gold)), self)
+        wanted = _reference(data, str(pick(view, self.gold)), self)
         try:
-            made = _rows.__wrapped__(data, str(pick(view, self.answer)), self)
+            made = _rows(data, str(pick(view, self.answer)), self)
         except sqlite3.Error as error:
             return Verdict.scored(0.0, problem=str(error)[:200])
         return Verdict.scored(float(made == wanted), rows=len(made), wanted=len(wanted))
 
 
-@lru_cache(maxsize=256)
 def _rows(data: bytes, query: str, rule: SqlMatch) -> list[Any]:
-    """What a query gives on a copy of a database that it cannot change. Remembered for references, which many episodes share."""
+    """What a query gives on a copy of a database that it cannot change."""
     connection = sqlite3.connect(":memory:")
     try:
         connection.deserialize(data)
@@ -117,6 +116,10 @@ def _rows(data: bytes, query: str, rule: SqlMatch) -> list[Any]:
     if len(rows) > rule.most:
         raise sqlite3.DataError(f"more than {rule.most} rows")
     return rows if rule.ordered else sorted(rows, key=repr)
+
+
+_reference = lru_cache(maxsize=256)(_rows)
+"""The rows of references are remembered: many episodes share them."""
 
 
 def _read_only(action: int, *_: Any) -> int:
