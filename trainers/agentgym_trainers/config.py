@@ -28,6 +28,7 @@ class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
     env: Annotated[str, _says("environment id, with or without version")] = ""
     model: Annotated[str, _says("a path or hub id of a causal LM, or tiny: a small one made on the spot")] = "tiny"
+    vocab_tasks: Annotated[int, _says("oracle episodes, at most, that the vocabulary of --model tiny is made from", ge=1)] = 1500
     lora: Annotated[int, _says("train adapters of this rank and nothing else; 0: all weights", ge=0)] = 0
     split: Annotated[str, _says("split to train on")] = "train"
     eval_split: Annotated[str, _says("held-out split, evaluated greedily before and after")] = "dev"

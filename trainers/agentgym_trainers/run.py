@@ -193,7 +193,7 @@ def make_engine(config: Common, model: PreTrainedModel, renderer: ChatRenderer) 
 
 
 def _make_tiny(config: Common) -> tuple[PreTrainedModel, Any]:
-    """A tiny model whose tokenizer is trained on oracle episodes of the whole train split (at most 1,500 of them)."""
+    """A tiny model whose tokenizer is trained on oracle episodes of the whole train split (at most ``vocab_tasks`` of them)."""
     env = make(config.env, split="train", **{k: v for k, v in config.option.items() if k not in ("templates", "levels")})
     shell = tiny_tokenizer([])
 
@@ -201,7 +201,7 @@ def _make_tiny(config: Common) -> tuple[PreTrainedModel, Any]:
         return str(ChatRenderer._render(renderer, messages))
 
     renderer = ChatRenderer(shell)
-    played = (oracle_episode(env, task) for task in list(env.taskset.ids())[:1500])
+    played = (oracle_episode(env, task) for task in list(env.taskset.ids())[: config.vocab_tasks])
     texts = [text_of_episode(episode, render) for episode in played if episode is not None]
     env.close()
     tokenizer = tiny_tokenizer(texts)

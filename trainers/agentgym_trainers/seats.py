@@ -8,6 +8,7 @@ other), or a player by name.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,13 +123,15 @@ class Table:
     async def seat(self, jobs: Sequence[Job], policy: Policy, update: int) -> tuple[list[Job], Policy, set[str]]:
         """Turn episodes that are wanted into matches: their jobs, who plays them, and the groups that are learned from."""
         members = await self.pool.draw(update) if self.config.against in POOLS else []
-        out, seated, learned = list[Job](), dict[str, dict[str, Policy]](), set[str]()
+        out, seated, learned, met = list[Job](), dict[str, dict[str, Policy]](), set[str](), Counter[str | None]()
         per = len(self.seats) if self.together else 1
-        for n, job in enumerate(jobs):
+        for job in jobs:
+            n = met[job.group]
+            met[job.group] += 1
             if n % per:
                 continue
             name = f"{job.group}.{job.attempt}"
-            own = self.seats if self.together else (self.seats[(n // per) % len(self.seats)],)
+            own = self.seats if self.together else (self.seats[n % len(self.seats)],)
             others = [s for s in self.all if s not in own] if members else []
             seated[name] = dict.fromkeys(own, policy) | dict.fromkeys(others, members[n % len(members)] if members else policy)
             for seat in (*own, *others):

@@ -29,6 +29,7 @@ from agentgym_trainers.model import load_model
 from agentgym_trainers.parallel import begin, end, rank, summed, world
 from agentgym_trainers.pipeline import Pipeline
 from agentgym_trainers.run import Log, Measured, Once, Run, TrainResult, measure, open_run, result_of, reward_of, warm
+from agentgym_trainers.seats import trainable
 from agentgym_trainers.streams import make_batch, outside, valid
 from agentgym_trainers.update import score
 
@@ -114,6 +115,9 @@ async def _train(config: TrainConfig, log: Log, stop: Stop) -> TrainResult:
         raise UsageError(f"--staleness works with sampler fixed and without hints; algorithm {algorithm.name} needs its episodes in turn")
     if world() > 1 and (config.staleness or config.engine == "vllm" or config.lora):
         raise UsageError("in several processes --staleness is 0, the engine is transformers, and all weights are trained")
+    if world() > 1 and config.against == "double-oracle":
+        raise UsageError("--against double-oracle compares checkpoints by matches of its own: run it in one process")
+    trainable(config)
     run = open_run(config, algorithm, found[1] if found else None)
     try:
         run.late = settler_of(run.env)

@@ -1,0 +1,79 @@
+"""Training at a game, and the methods whose home is a world of text, each on the tiny model."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from agentgym_trainers.config import TrainConfig
+from agentgym_trainers.train import train
+
+from agentgym.episode import read_episodes
+from agentgym.errors import UsageError
+
+COMMON = {
+    "warm_steps": 3,
+    "steps": 2,
+    "groups": 2,
+    "group_size": 4,
+    "eval_tasks": 2,
+    "max_tokens": 16,
+    "context": 1024,
+    "threads": 1,
+    "save_every": 1,
+    "vocab_tasks": 24,
+}
+TTT = {"env": "arena/board", "option": {"games": "tictactoe"}, "trainable": ["first", "second"]}
+
+
+def run(tmp_path, **settings):
+    rows = []
+    config = TrainConfig(**{**COMMON, "out": str(tmp_path / "r"), **settings})
+    result = train(config, lambda phase, row: rows.append(row) if phase == "train" else None)
+    assert result.steps == 2 and all(math.isfinite(v) for row in rows for v in row.values())
+    return rows, list(read_episodes(Path(result.out) / "episodes.jsonl")), result
+
+
+@pytest.mark.parametrize("against", ["self", "past", "fictitious", "double-oracle", "greedy"])
+def test_the_seats_that_are_learned_from_and_who_sits_opposite(against, tmp_path):
+    rows, episodes, result = run(tmp_path, **TTT, against=against)
+    sat = Counter((e.seat, e.policy) for e in episodes)
+    own = {seat: n for (seat, policy), n in sat.items() if policy == "hf:tiny"}
+    assert own == {0: 8, 1: 8} and all(e.match for e in episodes)
+    others = {policy for _, policy in sat if policy != "hf:tiny"}
+    if against in ("self", "greedy"):
+        assert not others
+    else:
+        assert others <= {"step-0", "step-1"} and len(episodes) == 32
+    if against == "self":
+        assert all(row["reward"] == pytest.approx(0.5) for row in rows)
+    assert (Path(result.out) / "pool.json").exists() == (against == "double-oracle")
+
+
+def test_a_seats_group_is_its_own(tmp_path):
+    _, episodes, _ = run(tmp_path, **TTT, against="self")
+    groups = Counter(e.group for e in episodes)
+    assert set(groups.values()) == {2} and all(g.endswith(("@first", "@second")) for g in groups)
+    assert all(len({e.seat for e in episodes if e.group == g}) == 1 for g in groups)
+
+
+def test_what_makes_no_sense_at_a_game_is_one_line(tmp_path):
+    for wrong, said in (({**TTT, "trainable": ["third"]}, "no seat 'third'"), ({"env": "tools/desk", "trainable": ["first"]}, "one seat")):
+        with pytest.raises(UsageError, match=said):
+            train(TrainConfig(**COMMON, **wrong, out=str(tmp_path / "r")), lambda *_: None)
+
+
+def test_the_entropy_band_runs_on_a_sparse_world_of_many_turns(tmp_path):
+    """EPO on TextWorld, with the band from the first update on."""
+    option = {"levels": 2, "limits": {"max_turns": 30, "max_malformed": 30}}
+    more = {"max_tokens": 6, "context": 2048, "vocab_tasks": 4}
+    rows, episodes, _ = run(tmp_path, env="text/world", option=option, algo="epo", set={"begins": 0.0}, **more)
+    assert max(len(e.turns) for e in episodes) == 30 and all("entropy_by_turn" in row for row in rows)
+
+
+def test_information_gain_is_credited_where_questions_take_several_hops(tmp_path):
+    """IGPO's own terms on the search environment: the levels of the answer's likelihood, turn by turn, from the policy itself."""
+    reward = "outcome('answer') + centre(delta(late('answer')), form='scaled')"
+    rows, episodes, _ = run(tmp_path, env="text/search", option={"hops": 2, "limits": {"max_turns": 4}}, algo="igpo", reward=reward)
+    late = [t.late["answer"].value for e in episodes for t in e.turns if "answer" in t.late and t.late["answer"].status == "scored"]
+    assert late and any(late) and all(row["unpaid"] < 1 for row in rows)
