@@ -9,19 +9,21 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import itertools
 import json
 import random
 import resource
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import agentgym
+from agentgym.game import GameEnv
 
 warnings.filterwarnings("ignore")
 ROUNDS = 5
@@ -29,18 +31,8 @@ Loop = Callable[[float], float]
 """Plays for so many seconds; steps a second."""
 
 
-def paced(step: Callable[[], None], seconds: float) -> float:
-    """How often ``step`` can be called in a second."""
-    step()
-    ends, began, n = time.perf_counter() + seconds, time.perf_counter(), 0
-    while time.perf_counter() < ends:
-        step()
-        n += 1
-    return n / (time.perf_counter() - began)
-
-
 def ours(env_id: str, actions: Callable[[Any], Iterator[str]], **options: Any) -> Loop:
-    """Our environment, stepped to its ends; beginning an episode is no step, and its time does not count."""
+    """Our environment, stepped to its ends; beginning an episode is no step, and its time does not count. At a game every move is a step, as at PettingZoo's."""
     env, split = agentgym.make(env_id, **options), 0
     ids = env.taskset.ids()
 
@@ -53,15 +45,20 @@ def ours(env_id: str, actions: Callable[[Any], Iterator[str]], **options: Any) -
             script = actions(env)
             while env.episode.stop_reason is None:
                 action = next(script)
-                began = time.perf_counter()
+                made, began = moves(env), time.perf_counter()
                 env.step(action)
                 used += time.perf_counter() - began
-                n += 1
+                n += max(1, moves(env) - made)
                 if used > seconds:
                     break
         return n / used
 
     return loop
+
+
+def moves(env: Any) -> int:
+    """The moves of a game so far, the others' among them."""
+    return len(env.match.moves) if isinstance(env, GameEnv) else 0
 
 
 def legal(env: Any) -> Iterator[str]:
@@ -72,7 +69,7 @@ def legal(env: Any) -> Iterator[str]:
 
 
 def classic(module: str, **arguments: Any) -> Loop:
-    """A game of PettingZoo's in its own wrappers, moves drawn from its mask, both seats; two plies are one step of ours."""
+    """A game of PettingZoo's in its own wrappers, moves drawn from its mask."""
     env = importlib.import_module(f"pettingzoo.classic.{module}").env(**arguments)
     dice = np.random.default_rng(0)
 
@@ -88,9 +85,38 @@ def classic(module: str, **arguments: Any) -> Loop:
                 env.step(int(dice.choice(np.flatnonzero(seen["action_mask"]))))
                 used += time.perf_counter() - began
                 n += 1
-        return n / used / 2
+        return n / used
 
     return loop
+
+
+LINES = ("look", "inventory", "go east", "go west", "go north", "go south", "examine table", "open chest")
+EXPERIMENT = ("look around", "open door to kitchen", "go to kitchen", "open cupboard", "inventory", "look around", "go to hallway", "wait1")
+
+
+def library(begin: Callable[[int], Callable[[str], bool]], said: Sequence[str], most: int) -> Loop:
+    """A library's own loop: ``begin`` gives the step of a new episode, which says whether it is over; the lines are said in turn, ``most`` at once."""
+
+    def loop(seconds: float) -> float:
+        n, used, episode = 0, 0.0, 0
+        while used < seconds:
+            step = begin(episode)
+            episode += 1
+            for i in range(most):
+                began = time.perf_counter()
+                over = step(said[i % len(said)])
+                used += time.perf_counter() - began
+                n += 1
+                if over or used > seconds:
+                    break
+        return n / used
+
+    return loop
+
+
+def repeated(said: Sequence[str]) -> Callable[[Any], Iterator[str]]:
+    """The same lines as actions of ours."""
+    return lambda env: itertools.cycle(said)
 
 
 def textworld_loop() -> Loop:
@@ -100,33 +126,12 @@ def textworld_loop() -> Loop:
     tasks = agentgym.make("text/world", levels=[4, 5, 6]).taskset
     games = [start(tasks.get(i)) for i in tasks.ids()[:8]]
 
-    def loop(seconds: float) -> float:
-        n, used, at = 0, 0.0, 0
-        while used < seconds:
-            game = games[at % len(games)]
-            at += 1
-            game.reset()
-            for i in range(30):
-                began = time.perf_counter()
-                _, _, done = game.step(LINES[i % len(LINES)])
-                used += time.perf_counter() - began
-                n += 1
-                if done or used > seconds:
-                    break
-        return n / used
+    def begin(episode: int) -> Callable[[str], bool]:
+        game = games[episode % len(games)]
+        game.reset()
+        return lambda line: bool(game.step(line)[2])
 
-    return loop
-
-
-LINES = ("look", "inventory", "go east", "go west", "go north", "go south", "examine table", "open chest")
-
-
-def lines(env: Any) -> Iterator[str]:
-    """The same lines that the library's loop says."""
-    i = 0
-    while True:
-        yield LINES[i % len(LINES)]
-        i += 1
+    return library(begin, LINES, 30)
 
 
 def scienceworld_loop() -> Loop:
@@ -135,32 +140,12 @@ def scienceworld_loop() -> Loop:
 
     env = ScienceWorldEnv("boil")
 
-    def loop(seconds: float) -> float:
-        n, used = 0, 0.0
-        while used < seconds:
-            env.load("boil", 0, "")
-            env.reset()
-            for i in range(40):
-                began = time.perf_counter()
-                env.step(EXPERIMENT[i % len(EXPERIMENT)])
-                used += time.perf_counter() - began
-                n += 1
-                if used > seconds:
-                    break
-        return n / used
+    def begin(episode: int) -> Callable[[str], bool]:
+        env.load("boil", 0, "")
+        env.reset()
+        return lambda line: bool(env.step(line)[2])
 
-    return loop
-
-
-EXPERIMENT = ("look around", "open door to kitchen", "go to kitchen", "open cupboard", "inventory", "look around", "go to hallway", "wait1")
-
-
-def experiment(env: Any) -> Iterator[str]:
-    """The same lines that the library's loop says."""
-    i = 0
-    while True:
-        yield EXPERIMENT[i % len(EXPERIMENT)]
-        i += 1
+    return library(begin, EXPERIMENT, 40)
 
 
 def scripted(env: Any) -> Iterator[str]:
@@ -208,8 +193,8 @@ PACES: dict[str, tuple[Callable[[], Loop], Callable[[], Loop] | None]] = {
     "arena/negotiate": (lambda: ours("arena/negotiate", legal), None),
     "arena/debate": (lambda: ours("arena/debate", legal), None),
     "arena/critic": (lambda: ours("arena/critic", legal), None),
-    "text/world": (lambda: ours("text/world", lines, levels=[4, 5, 6]), textworld_loop),
-    "text/science": (lambda: ours("text/science", experiment, kinds="boil"), scienceworld_loop),
+    "text/world": (lambda: ours("text/world", repeated(LINES), levels=[4, 5, 6]), textworld_loop),
+    "text/science": (lambda: ours("text/science", repeated(EXPERIMENT), kinds="boil"), scienceworld_loop),
     "text/bandit": (lambda: ours("text/bandit", legal), None),
     "text/search": (lambda: ours("text/search", scripted), None),
     "text/sql": (lambda: ours("text/sql", scripted), None),
