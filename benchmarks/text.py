@@ -32,7 +32,7 @@ Loop = Callable[[float], float]
 
 
 def ours(env_id: str, actions: Callable[[Any], Iterator[str]], **options: Any) -> Loop:
-    """Our environment, stepped to its ends; beginning an episode is no step, and its time does not count. At a game every move is a step, as at PettingZoo's."""
+    """Our environment, stepped to its ends; the time of beginning an episode does not count. At a game every move is a step, as at PettingZoo's."""
     env, split = agentgym.make(env_id, **options), 0
     ids = env.taskset.ids()
 

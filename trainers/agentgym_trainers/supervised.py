@@ -89,7 +89,7 @@ def warm_start(
     seed: int,
     on_step: Callable[[int, dict[str, float]], bool] = lambda step, metrics: False,
 ) -> None:
-    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates.
+    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates and falls to a tenth.
 
     ``on_step`` gets each update's number and metrics; it stops the warm start by returning True.
     """
@@ -97,7 +97,7 @@ def warm_start(
     for step in range(steps):
         chosen = list(islice(shown, batch_size))
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 10)
+            group["lr"] = lr * min(1.0, (step + 1) / 10) * (1.0 - 0.9 * step / steps)
         batch = make_batch(chosen, [1.0] * batch_size, "token")
         if on_step(step, update(model, optimizer, [Part(batch, "reinforce")])):
             return
