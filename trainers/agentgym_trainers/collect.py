@@ -42,14 +42,18 @@ def make_curriculum(algorithm: Algorithm, config: TrainConfig, env: AgentEnv) ->
 
 
 def _oracle_lengths(env: AgentEnv, ids: Sequence[str]) -> dict[str, float]:
-    """How many turns the oracle takes on each task: where kinds tell tasks apart, one of each kind is measured."""
+    """How many turns the oracle takes on each task, and of tasks alike in that, how much there is to read: where kinds tell tasks apart, one of each
+    kind is measured.
+    """
     seen: dict[str, float] = {}
     out: dict[str, float] = {}
     for task in ids:
         kind = env.taskset.get(task).kind or task
         if kind not in seen:
             played = oracle_episode(env, task)
-            seen[kind] = float(len(played.turns)) if played is not None else float(env.limits.max_turns)
+            turns = len(played.turns) if played is not None else env.limits.max_turns
+            read = sum(len(str(m.get("content") or "")) for t in played.turns for m in t.observation) if played is not None else 0
+            seen[kind] = turns + min(read / 1e7, 0.5)
         out[task] = seen[kind]
     return out
 

@@ -45,6 +45,14 @@ CRITIC = EnvSpec(
     splits={"train": 2000, "dev": 200, "test": 200},
     capabilities=Capabilities(snapshot=True, seats=("critic", "sneak")),
 )
+QUIZ = EnvSpec(
+    id="arena/quiz-v0",
+    entry_point="agentgym_arena.quiz:QuizEnv",
+    domain="several players",
+    summary="One asks about a document, four answer, one judges; a rule knows the answers, and documents grow.",
+    splits={"train": 2000, "dev": 200, "test": 200},
+    capabilities=Capabilities(snapshot=True, seats=("first", "second", "third", "fourth", "asker", "judge")),
+)
 
 
 def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table

@@ -67,6 +67,14 @@ SQL = EnvSpec(
     splits={"train": 1200, "dev": 200, "test": 300},
     capabilities=Capabilities(snapshot=True),
 )
+MALLOC = EnvSpec(
+    id="text/malloc-v0",
+    entry_point="agentgym_text.malloc:MallocEnv",
+    domain="text worlds",
+    summary="Memory mapping: place a program's buffers in a small fast memory; an exact cost model, and nothing for an infeasible mapping.",
+    splits={"train": 2000, "dev": 200, "test": 200},
+    capabilities=Capabilities(snapshot=True),
+)
 
 
 def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table
