@@ -193,11 +193,13 @@ PACES: dict[str, tuple[Callable[[], Loop], Callable[[], Loop] | None]] = {
     "arena/negotiate": (lambda: ours("arena/negotiate", legal), None),
     "arena/debate": (lambda: ours("arena/debate", legal), None),
     "arena/critic": (lambda: ours("arena/critic", legal), None),
+    "arena/quiz": (lambda: ours("arena/quiz", legal), None),
     "text/world": (lambda: ours("text/world", repeated(LINES), levels=[4, 5, 6]), textworld_loop),
     "text/science": (lambda: ours("text/science", repeated(EXPERIMENT), kinds="boil"), scienceworld_loop),
     "text/bandit": (lambda: ours("text/bandit", legal), None),
     "text/search": (lambda: ours("text/search", scripted), None),
     "text/sql": (lambda: ours("text/sql", scripted), None),
+    "text/malloc": (lambda: ours("text/malloc", legal), None),
     "tools/desk-user": (lambda: ours("tools/desk-user", scripted), None),
     "tools/desk-sim": (lambda: ours("tools/desk-sim", scripted), None),
 }

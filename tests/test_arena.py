@@ -170,3 +170,67 @@ def test_a_judge_who_checks_the_lines_beats_one_who_tosses_a_coin():
         return sum(played(made.game(made.taskset[i]), seats, random.Random(i)).value("judge") for i in range(40)) / 40
 
     assert found("checking") == 1.0 and found("random") < 0.8
+
+
+# The quiz
+
+
+def asked(question="", answers=("x",) * 4, verdict="right: none", reference=""):
+    game = game_of("arena/quiz")
+    known = next(iter(game.facts))
+    game.step(f"{question or known} = {reference or game.facts[known]}")
+    for answer in answers:
+        game.step(answer or game.facts[known])
+    game.step(verdict)
+    return game
+
+
+def test_the_asker_is_paid_most_where_half_of_the_answers_are_right():
+    paid = [asked(answers=[""] * n + ["no"] * (4 - n)).value("asker") for n in range(5)]
+    assert paid == [0.0, 0.75, 1.0, 0.75, 0.0]
+
+
+def test_where_a_rule_knows_the_answer_the_judges_word_pays_nobody_but_the_judge():
+    for verdict, share in (("right: 1 2", 1.0), ("right: 3 4", 0.0), ("right: 1 2 3 4", 0.5), ("right: 1", 0.75)):
+        game = asked(answers=["", "", "no", "no"], verdict=verdict)
+        assert [game.value(s) for s in game.seats[:4]] == [1.0, 1.0, 0.0, 0.0] and game.value("judge") == share
+
+
+def test_an_open_question_is_decided_by_the_judge_who_is_paid_for_labels_alone():
+    value = game_of("arena/quiz").facts.popitem()[1]
+    for verdict in ("right: 1 2", "right: none"):
+        game = asked("Is it so?", verdict=verdict, reference=value)
+        assert game.known is None and game.value("judge") == 0.5
+        assert [game.value(s) for s in game.seats[:4]] == ([1.0, 1.0, 0.0, 0.0] if "1" in verdict else [0.0] * 4)
+
+
+def test_a_wrong_reference_pays_its_author_nothing_and_one_from_nowhere_is_refused():
+    game = game_of("arena/quiz")
+    (known, value), *rest = game.facts.items()
+    other = next(v for _, v in rest if v != value)
+    cheat = asked(known, ["", "", "no", "no"], reference=other)
+    assert cheat.value("asker") == 0.0 and cheat.value("first") == 1.0
+    for wrong in (f"{known} = zebra", f"Is it {value}? = {value}", f"{known} {value}", f"{known} =  "):
+        with pytest.raises(ToolError):
+            game.step(wrong)
+    game.step(f"{known} = {value}")
+    assert value not in game.view("second")
+    for wrong in ("", "x" * 200):
+        with pytest.raises(ToolError, match="an answer is"):
+            game.step(wrong)
+
+
+def test_the_judge_sees_answers_in_quotes_and_no_document():
+    game = game_of("arena/quiz")
+    known, value = next(iter(game.facts.items()))
+    game.step(f"{known} = {value}")
+    for i in range(4):
+        game.step(f"reference: {i}")
+    assert game.document not in game.rules("judge") and "1 | reference: 0" in game.view("judge")
+    assert len(game.legal()) == 16
+
+
+def test_documents_grow_with_the_level():
+    made = agentgym.make("arena/quiz")
+    sizes = {made.taskset[i].kind: len(made.taskset[i].data["facts"]) for i in range(8)}
+    assert sizes == {"2-people": 8, "4-people": 16, "8-people": 32, "16-people": 64}

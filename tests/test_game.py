@@ -31,7 +31,9 @@ BOARD = functools.partial(agentgym.make, "arena/board", **TTT)
 
 
 def test_there_are_games():
-    assert {"arena/board-v0", "arena/negotiate-v0", "arena/debate-v0", "arena/critic-v0", "tools/desk-user-v0", "tools/desk-sim-v0"} <= set(GAMES)
+    assert {"arena/board-v0", "arena/negotiate-v0", "arena/debate-v0", "arena/critic-v0", "arena/quiz-v0", "tools/desk-user-v0", "tools/desk-sim-v0"} <= set(
+        GAMES
+    )
 
 
 @pytest.mark.parametrize("env", GAMES)

@@ -77,3 +77,11 @@ def test_information_gain_is_credited_where_questions_take_several_hops(tmp_path
     rows, episodes, _ = run(tmp_path, env="text/search", option={"hops": 2, "limits": {"max_turns": 4}}, algo="igpo", reward=reward)
     late = [t.late["answer"].value for e in episodes for t in e.turns if "answer" in t.late and t.late["answer"].status == "scored"]
     assert late and any(late) and all(row["unpaid"] < 1 for row in rows)
+
+
+def test_asker_answerer_and_judge_are_one_model_and_documents_grow(tmp_path):
+    """SPELL: three seats learn in groups of their own; the curriculum begins with the shortest documents."""
+    seats = {"trainable": ["asker", "first", "judge"], "against": "self", "max_tokens": 24, "set": {"curriculum": "growing"}}
+    _, episodes, _ = run(tmp_path, env="arena/quiz", **seats, warm_steps=6)
+    assert {e.seat for e in episodes} >= {0, 4, 5} and {e.group.rpartition("@")[2] for e in episodes} >= {"asker", "first", "judge"}
+    assert all(len(t.observation[0]["content"]) < 900 for e in episodes for t in e.turns[:1])

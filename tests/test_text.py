@@ -18,7 +18,7 @@ from agentgym.checks import check
 from agentgym.errors import EnvironmentFault, MissingExtra, UnknownName, UsageError
 from agentgym.messages import call
 
-WORLDS = {"text/world-v0": 3, "text/science-v0": 1, "text/bandit-v0": 12, "text/search-v0": 12, "text/sql-v0": 12}
+WORLDS = {"text/world-v0": 3, "text/science-v0": 1, "text/bandit-v0": 12, "text/search-v0": 12, "text/sql-v0": 12, "text/malloc-v0": 12}
 
 
 def play(env, task, actions=None, seed=0):
@@ -352,3 +352,40 @@ def test_a_thousand_episodes_fit_into_one_process():
 def test_what_a_record_holds_is_json():
     env = agentgym.make("text/world", levels=2)
     msgspec.json.encode(play(env, env.taskset.ids()[0]))
+
+
+# Memory mapping
+
+
+def test_a_better_mapping_scores_higher_and_an_infeasible_one_nothing():
+    def worth(policy):
+        env = agentgym.make("text/malloc", buffers=12)
+        env.reset(seed=0, options={"task": "train/0003"})
+        for action in policy(env):
+            if env.step(action)[2]:
+                break
+        return env.episode.verdicts["result"].value
+
+    def without(n):
+        def policy(env):
+            for i, action in enumerate(list(zip(range(len(env._buffers)), env.oracle(), strict=False))):
+                yield "slow" if i < n else action[1]
+
+        return policy
+
+    ladder = [worth(without(n)) for n in (0, 2, 5, 18)]
+    assert ladder[0] == 1.0 and ladder == sorted(ladder, reverse=True) and ladder[-1] == 0.0
+    assert 0 < worth(lambda env: env.player()) < 1 and worth(lambda env: iter(["at 0"] * 40)) == 0.0 and worth(lambda env: iter(["at 99"])) == 0.0
+
+
+def test_nothing_can_save_more_than_the_best_mapping():
+    """It fills all of memory at all times with what saves most: the bound of the fractional problem."""
+    from agentgym_text.malloc import BEST, MEMORY, TIME, Buffer, clash
+
+    env = agentgym.make("text/malloc")
+    for i in range(40):
+        buffers = [Buffer(*b) for b in env.taskset[i].data["buffers"]]
+        best = [b for b in buffers if b.place >= 0]
+        assert not clash(buffers, [b.place for b in buffers])
+        assert sum(b.saves for b in best) == BEST * MEMORY * TIME == sum(BEST * b.size * (b.end - b.start) for b in best)
+        assert all(b.saves < BEST * b.size * (b.end - b.start) for b in buffers if b.place < 0)

@@ -125,9 +125,12 @@ class MallocEnv(LineEnv):
     def oracle(self) -> Iterator[str]:
         """The best mapping, by which the program was made; what another mapping so far has no room for goes to the slow memory."""
         self._require_running()
-        while self._status == "running":
-            place = self._buffers[len(self._places)].place
-            yield f"at {place}" if place in self._free() else "slow"
+        places = list(self._places)
+        for b in self._buffers[len(places) :]:
+            places.append(b.place)
+            if clash(self._buffers, places):
+                places[-1] = -1
+        return iter([f"at {at}" if at >= 0 else "slow" for at in places[len(self._places) :]])
 
     def player(self) -> Iterator[str]:
         """The lowest free offset, whatever it saves."""
