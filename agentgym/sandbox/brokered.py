@@ -33,6 +33,9 @@ class Answer(Struct):
     fault: bool = False
 
 
+_ANSWER = msgspec.json.Decoder(Answer)
+
+
 def read_line(conversation: socket.socket) -> bytes:
     data = b""
     while not data.endswith(b"\n"):
@@ -78,7 +81,7 @@ class Brokered(Sandbox):
             connected.settimeout(120)
             connected.connect(os.environ[VARIABLE])
             connected.sendall(msgspec.json.encode(Wanted(image.base, resources)) + b"\n")
-            answer = msgspec.json.decode(read_line(connected), type=Answer)
+            answer = _ANSWER.decode(read_line(connected))
         except (OSError, msgspec.MsgspecError) as error:
             connected.close()
             raise SandboxFault(f"the broker does not answer: {error}") from None
