@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report,docker,view]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e envs/arena -e 'envs/text[world,science]' -e trainers
+PARTS  := -e '.[parquet,report,docker,view,serve]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e envs/arena -e 'envs/text[world,science]' -e trainers
 # nle pins the oldest gymnasium that is supported; the newest lies beside it, for the tests
 NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0

@@ -150,6 +150,26 @@ class BundleError(RecordError):
         return f"{self.args[0]}: {self.args[1]} {self.args[2]}"
 
 
+class SessionGone(CallOrderError):
+    """Raised when a session is used after its end: it was closed, stood idle for too long, or never was."""
+
+
+class SessionBusy(CallOrderError):
+    """Raised when a session is used while it answers somebody else."""
+
+
+class Unauthorised(AgentGymError, PermissionError):
+    """Raised when the token is wrong, or the origin foreign, or a key asks for what is not an agent's."""
+
+
+class ServerFull(AgentGymError, RuntimeError):
+    """Raised when the server holds as many sessions, or as many kept points, as it may."""
+
+
+class ProtocolError(UsageError):
+    """Raised when a message is not of this protocol, too large, or of another version of it."""
+
+
 class TemplateRefused(AgentGymError, ValueError):
     """Raised when a chat template rewrites history, so that sampled ids could not stay as they were sampled."""
 

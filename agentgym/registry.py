@@ -18,7 +18,7 @@ from agentgym.errors import MissingExtra, UnknownName, UsageError
 from agentgym.rewards.spec import Spec, World
 from agentgym.rewards.text import load as load_spec
 
-GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "attacks", "methods", "commands", "leftovers")
+GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "attacks", "methods", "commands", "leftovers", "remotes")
 
 
 class EnvSpec(Struct, frozen=True):
@@ -79,12 +79,20 @@ def verifier(text: str) -> Any:
     return factory(argument)
 
 
+def _elsewhere(env_id: str) -> Any:
+    """The class of an environment at a server (``tools/desk@http://HOST:PORT``), by the scheme of its address; None for one that is installed."""
+    name, at, url = env_id.partition("@")
+    return load("remotes", url.partition(":")[0])(name, url) if at else None
+
+
 def resolve(env_id: str) -> str:
-    """The full id of ``package/name`` (its highest version) or ``package/name-vN``.
+    """The full id of ``package/name`` (its highest version) or ``package/name-vN``, with ``@URL`` where it is at a server.
 
     Raises:
         UnknownName: no installed environment has that id.
     """
+    if (there := _elsewhere(env_id)) is not None:
+        return str(there.offered.id)
     known = installed("environments")
     if env_id in known:
         return env_id
@@ -96,6 +104,9 @@ def resolve(env_id: str) -> str:
 
 def spec(env_id: str) -> EnvSpec:
     """The spec of one environment, by id with or without version."""
+    if (there := _elsewhere(env_id)) is not None:
+        offered: EnvSpec = there.offered
+        return offered
     full = resolve(env_id)
     found = installed("environments")[full].load()
     if not isinstance(found, EnvSpec) or found.id != full:
@@ -114,6 +125,9 @@ def environment_class(env_id: str) -> type[AgentEnv]:
     Raises:
         MissingExtra: something it requires is not installed.
     """
+    if (there := _elsewhere(env_id)) is not None:
+        remote: type[AgentEnv] = there
+        return remote
     found = spec(env_id)
     if missing := found.missing():
         raise MissingExtra(", ".join(missing), found.install or f"pip install {' '.join(missing)}")
@@ -144,7 +158,7 @@ def make(env_id: str, *, split: str = "train", reward: str | Mapping[str, Any] |
         for name, p in inspect.signature(klass.__init__).parameters.items()
         if p.kind is p.KEYWORD_ONLY
     ]
-    for name in options:
+    for name in options if "@" not in env_id else ():  # a server knows its own
         if name not in known:
             raise UnknownName(f"option of {cls.id}", name, known)
     if not isinstance(reward, str) or "(" in reward or reward.endswith(".toml"):

@@ -234,7 +234,7 @@ class Rollout(Struct, frozen=True):
     async def _attempt(self, env: AgentEnv, job: Job, retry: int) -> Episode:
         before = getattr(env, "episode", None)
         try:
-            _, info = await _call(env, env.reset, seed=job.seed, options={"task": job.task})
+            _, info = await call(env, env.reset, seed=job.seed, options={"task": job.task})
             self._label(env.episode, job, retry)
             await self.play_on(env, job, info["messages"], [])
         except Fault as fault:
@@ -272,7 +272,7 @@ class Rollout(Struct, frozen=True):
         meter = self._meter(env)
         while not over:
             if meter is not None and (spent := meter.spent) is not None:
-                await _call(env, env.end, spent)
+                await call(env, env.end, spent)
                 return
             began = time.perf_counter()
             left = None if meter is None else meter.tokens_left
@@ -280,11 +280,11 @@ class Rollout(Struct, frozen=True):
                 policy, Conversation(name, messages, tools, prefix, _least(self.max_tokens, left), _deadline(meter), job.seed, _pictures(env)), meter
             )
             if isinstance(completion, StopReason):
-                await _call(env, env.end, completion)
+                await call(env, env.end, completion)
                 return
             generated = _generated(completion)
             cut = _cut(completion, generated, self.max_tokens, left)
-            result = await (_call(env, env.step, completion.action) if cut is None else _call(env, env.end, cut, completion.action))
+            result = await (call(env, env.step, completion.action) if cut is None else call(env, env.end, cut, completion.action))
             over = result[2] or result[3]
             turn = _complete(env.episode, completion, prefix, time.perf_counter() - began - env.graded_s)
             if completion.usage:
@@ -383,7 +383,7 @@ class _Desk:
             await self.send.send((self.waiting.pop(place), self.views.pop(place)))
 
 
-async def _call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+async def call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Await its ``areset`` or ``astep`` if it has one; else call inline, or on a thread where the environment blocks.
 
     An unexpected exception of its own is a fault.

@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium
 import msgspec
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from agentgym.checks.subject import GARBAGE, Failed, Skipped, Subject, need
@@ -27,7 +28,9 @@ def gymnasium_conformance(subject: Subject) -> str:
     """Gymnasium's own checker, and ``gymnasium.make``."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with closing(gymnasium.make(f"agentgym:{subject.spec.id}")) as env:
+        name, at, _ = subject.spec.id.partition("@")
+        elsewhere = EnvSpec(f"remote/{name.replace('/', '-')}", "agentgym.registry:build", kwargs={"env_id": subject.spec.id}, order_enforce=False)
+        with closing(gymnasium.make(elsewhere if at else f"agentgym:{name}")) as env:
             env.reset(seed=1)
             check_env(env.unwrapped, skip_render_check=False)
     odd = [str(w.message) for w in caught if "Overriding" not in str(w.message) and "rgb_array" not in str(w.message)]

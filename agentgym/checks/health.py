@@ -138,8 +138,15 @@ def _strings(action: str) -> list[str]:
     return [v for c in calls for v in c.arguments.values() if isinstance(v, str)] if calls else [action.strip()]
 
 
+def here(subject: Subject, why: str) -> None:
+    """Skip what can only be looked at where the environment is."""
+    if "@" in subject.spec.id:
+        raise Skipped(f"at a server: {why}")
+
+
 def contamination(subject: Subject) -> str:
     """No task of one split, by instruction and data, stands in another; those of one text, and near ones, are counted."""
+    here(subject, "the tasks' data stay there")
     names = [s for s in subject.spec.splits if s != "demo"]
     if len(names) < 2:
         raise Skipped("only one split")

@@ -29,6 +29,7 @@ VERBS = {
     "league": "league:LEAGUE",
     "export": "sharing:EXPORT",
     "view": "view:VIEW",
+    "serve": "serve:SERVE",
     "broker": "broker:BROKER",
     "new": "new:NEW",
     "doctor": "doctor:DOCTOR",

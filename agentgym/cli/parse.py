@@ -122,7 +122,7 @@ def make_parser(command: Command) -> argparse.ArgumentParser:
         default = "" if required or field.default in (msgspec.NODEFAULT, None, "", {}) else f" (default {field.default})"
         text = f"{says}{default}".replace("%", "%%")
         if name in command.positional:
-            parser.add_argument(name, nargs="?", default=argparse.SUPPRESS, metavar=name.upper(), help=text)
+            parser.add_argument(name, nargs="*" if get_origin(kind) is list else "?", default=argparse.SUPPRESS, metavar=name.upper(), help=text)
         flag = f"--{name.replace('_', '-')}"
         if name in command.positional:
             parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)

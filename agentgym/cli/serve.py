@@ -1,0 +1,79 @@
+"""``serve`` environments over HTTP, WebSocket and MCP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agentgym.cli.command import Answer, Command
+from agentgym.cli.screen import Screen
+from agentgym.errors import MissingExtra, UsageError
+
+
+class ServeConfig(Struct, forbid_unknown_fields=True):
+    """Environments for programs elsewhere. Whoever has the token may make them with any option; a session's own key plays that session alone."""
+
+    envs: Annotated[list[str], Meta(description="environments, with or without version")]
+    host: Annotated[str, Meta(description="interface to listen on; anything but the loopback wants --token or AGENTGYM_TOKEN")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="port; 0: any", ge=0, le=65535)] = 8765
+    token: Annotated[str, Meta(description="bearer token; default AGENTGYM_TOKEN, else a fresh one that is printed")] = ""
+    option: Annotated[dict[str, Any], Meta(description="environment options as key=value, repeatable; clients cannot change them")] = {}
+    origin: Annotated[list[str], Meta(description="a web page's origin that may use the server, repeatable")] = []
+    with_oracle: Annotated[bool, Meta(description="tell solutions to who has the token")] = False
+    sessions: Annotated[int, Meta(description="sessions held at once", ge=1)] = 4096
+    idle: Annotated[float, Meta(description="seconds after which an idle session is ended", gt=0)] = 1800.0
+
+
+def serve(config: ServeConfig, screen: Screen) -> Answer:
+    """Serve until interrupted. The address and the token are told as one JSON line. Raises ``MissingExtra`` without a server."""
+    if not config.envs:
+        raise UsageError(f"agentgym serve needs ENVS; e.g. {SERVE.example}")
+    try:
+        import uvicorn
+
+        from agentgym.serving.app import LOOPBACK, Server
+        from agentgym.serving.sessions import Bounds, Sessions
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "pip install 'agentgym-core[serve]'") from None
+    token = config.token or os.environ.get("AGENTGYM_TOKEN", "")
+    local = config.host in ("127.0.0.1", "localhost", "::1")
+    if not local and len(token) < 16:
+        raise UsageError(f"to listen on {config.host}, say a token of 16 characters or more with --token or AGENTGYM_TOKEN")
+    sessions = Sessions(config.envs, options=config.option, bounds=Bounds(config.sessions, config.idle), oracle=config.with_oracle)
+    server = Server(sessions, token, origins=tuple(config.origin), hosts=LOOPBACK if local else ())
+    try:
+        listening = socket.create_server((config.host, config.port), backlog=4096)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {config.host}:{config.port}: {error.strerror}") from None
+    alive(listening)
+    url = f"http://{config.host}:{listening.getsockname()[1]}"
+    told = {"url": url, "token": server.token, "environments": sessions.envs}
+    print(msgspec.json.encode(told).decode(), flush=True)
+    print(f"agentgym.make({f'{sessions.envs[0]}@{url}'!r})   (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    uvicorn.Server(uvicorn.Config(server.app(), **settings(sessions.bounds.message_bytes))).run(sockets=[listening])
+    return Answer({"sessions": len(sessions.open)}, "")
+
+
+def alive(listening: socket.socket) -> None:
+    """Options that its connections inherit: no waiting for acknowledgements, and a client that vanished is found out within a minute."""
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def settings(message_bytes: int) -> dict[str, Any]:
+    """How the server is run. A client that only thinks is not asked whether it is there: the kernel finds out who has gone."""
+    return {
+        "log_level": "warning", "access_log": False, "ws": "websockets-sansio", "ws_per_message_deflate": False, "ws_ping_interval": None,
+        "ws_max_size": 2 * message_bytes, "timeout_keep_alive": 120, "backlog": 4096,
+    }  # fmt: skip
+
+
+SERVE = Command("serve", "Serve environments over HTTP, WebSocket and MCP.", "agentgym serve tools/desk text/world", ServeConfig, serve, ("envs",))
