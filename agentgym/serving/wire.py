@@ -94,21 +94,26 @@ class Wire:
     def _send(self, request: p.Request) -> None:
         try:
             self._protocol.send_text(p.encode(request))
-            self._flush()
-        except (OSError, WebSocketException) as error:
-            self.close()
-            raise Lost(f"the connection to {self.url} is lost: {error or type(error).__name__}") from None
+        except WebSocketException as error:
+            raise self._lost(error) from None
+        self._flush()
+
+    def _lost(self, error: Exception) -> Lost:
+        self.close()
+        return Lost(f"the connection to {self.url} is lost: {error or type(error).__name__}")
 
     def _flush(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
+        try:
+            for data in self._protocol.data_to_send():
                 self._socket.sendall(data)
+        except OSError as error:
+            raise self._lost(error) from None
 
     def _receive(self) -> bytes:
         try:
             return self._socket.recv(CHUNK)
         except OSError as error:
-            raise Lost(f"the connection to {self.url} is lost: {error}") from None
+            raise self._lost(error) from None
 
     def _take(self, data: bytes) -> None:
         if not data:
