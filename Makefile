@@ -68,6 +68,7 @@ bench: setup
 	$(BIN)/python benchmarks/web.py $(if $(PEERS),--peers $(PEERS) --peer-script $(WEB_PEER_SCRIPT))
 	$(BIN)/python benchmarks/gui.py
 	$(BIN)/python benchmarks/text.py
+	$(BIN)/python benchmarks/serving.py $(if $(PEERS),--peers $(PEERS))
 	$(BIN)/python benchmarks/verifiers.py
 	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/over_optimisation.py --out runs/over

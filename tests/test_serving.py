@@ -48,12 +48,12 @@ READ = '<tool_call>{"name": "read_mail", "arguments": {"id": 1}}</tool_call>'
 
 
 @contextlib.contextmanager
-def serving(*envs, **options):
+def serving(*envs, recorder=None, **options):
     """A server in this process: what it holds, and its address."""
     sessions = Sessions(envs or ("tools/desk", "text/bandit"), **options)
     listening = socket.create_server(("127.0.0.1", 0))
     alive(listening)
-    server = uvicorn.Server(uvicorn.Config(Server(sessions, TOKEN).app(), **settings(sessions.bounds.message_bytes)))
+    server = uvicorn.Server(uvicorn.Config(Server(sessions, TOKEN, recorder=recorder).app(), **settings(sessions.bounds.message_bytes)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
@@ -476,3 +476,167 @@ def test_the_command_says_where_it_listens_and_what_is_wrong(capsys, monkeypatch
     finally:
         process.send_signal(2)
         assert process.wait(20) in (0, 130)
+
+
+# A model, recorded
+
+
+ASKED = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what now?"}]
+FUNCTION = {
+    "type": "function",
+    "function": {"name": "read_mail", "description": "", "parameters": {"type": "object", "properties": {"id": {"type": "integer"}}}},
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny model that knows the desk's words."""
+    from agentgym_trainers.engine import TransformersEngine
+    from agentgym_trainers.model import tiny_model, tiny_tokenizer
+    from agentgym_trainers.renderer import ChatRenderer
+
+    tokenizer = tiny_tokenizer(["what now? be brief read_mail done the desk", READ] * 50, 600)
+    return TransformersEngine(tiny_model(tokenizer, 0).eval(), ChatRenderer(tokenizer), name="hf:tiny", temperature=1.0, max_tokens=12)
+
+
+class Says:
+    """A model that says what it is told to."""
+
+    name = "says"
+
+    def __init__(self, *lines):
+        self.lines = list(lines)
+        self.asked = []
+
+    async def act(self, conversation):
+        self.asked.append(conversation)
+        return agentgym.core.Completion(self.lines.pop(0))
+
+
+@contextlib.contextmanager
+def modelled(policy, tmp_path, *envs):
+    from agentgym.episode import EpisodeStore
+    from agentgym.serving.recorder import Recorder
+
+    store = EpisodeStore(tmp_path / "episodes.jsonl")
+    with serving(*(envs or ("tools/desk",)), recorder=Recorder(policy, store)) as (sessions, url), http(url) as client:
+        yield sessions, url, client
+
+
+def test_an_openai_agent_is_recorded_token_by_token(model, tmp_path):
+    import openai
+
+    with modelled(model, tmp_path) as (sessions, url, client):
+        session = opened(client)
+        client.post(f"/sessions/{session['session']}/reset", json={"seed": 3})
+        agent = openai.OpenAI(base_url=f"{url}/v1", api_key=session["key"])
+        assert [m.id for m in openai.OpenAI(base_url=f"{url}/v1", api_key=TOKEN).models.list()] == ["hf:tiny"]
+        messages = list(ASKED)
+        for _ in range(3):
+            answer = agent.chat.completions.create(model="any", messages=messages, logprobs=True, max_tokens=6)
+            assert answer.usage.completion_tokens == len(answer.choices[0].logprobs.content) <= 6
+            messages += [answer.choices[0].message.model_dump(exclude_none=True), {"role": "user", "content": "and then?"}]
+        agent.chat.completions.create(model="any", messages=ASKED)  # beside it: a history that does not go on
+        client.post(f"/sessions/{session['session']}/step", json={"action": READ})
+        episode = msgspec.json.decode(client.post(f"/sessions/{session['session']}/record").content, type=agentgym.episode.Episode)
+        client.delete(f"/sessions/{session['session']}")
+    assert [t.tokens.segment for t in episode.turns] == [0, 0, 0, 1] and episode.policy == "hf:tiny"
+    whole, engine = [i for t in episode.turns[:3] for i in t.tokens.ids], model.renderer
+    assert all(len(t.tokens.ids) == len(t.tokens.mask) == len(t.tokens.logprobs) and sum(t.tokens.mask) for t in episode.turns)
+    assert whole[: len(episode.turns[0].tokens.ids)] == [
+        *engine.open([], ASKED),
+        *[i for i, m in zip(episode.turns[0].tokens.ids, episode.turns[0].tokens.mask, strict=True) if m],
+    ]
+    assert all(t.tokens.weight_versions and t.tokens.sampling["temperature"] == 1.0 for t in episode.turns)
+    (kept,) = agentgym.episode.read_episodes(tmp_path / "episodes.jsonl")
+    assert kept.status == "valid" and kept.stop_reason == "timeout" and kept.turns[3].verdicts and len(kept.turns) == 4
+    assert [t.tokens for t in kept.turns] == [t.tokens for t in episode.turns]
+
+
+def test_what_is_recorded_can_be_trained_on(model, tmp_path):
+    """The ids and log-probabilities in the record are those that the weights give: the ratio of a first update is 1."""
+    import openai
+    from agentgym_trainers.streams import make_batch
+    from agentgym_trainers.update import score
+
+    with modelled(model, tmp_path) as (_, url, client):
+        session = opened(client)
+        client.post(f"/sessions/{session['session']}/reset", json={"seed": 3})
+        agent, messages = openai.OpenAI(base_url=f"{url}/v1", api_key=session["key"]), list(ASKED)
+        for _ in range(2):
+            answer = agent.chat.completions.create(model="any", messages=messages)
+            messages += [answer.choices[0].message.model_dump(exclude_none=True), {"role": "user", "content": "and then?"}]
+        client.delete(f"/sessions/{session['session']}")
+    batch = make_batch(list(agentgym.episode.read_episodes(tmp_path / "episodes.jsonl")), [1.0], "token")
+    sampled = batch.mask_N > 0
+    assert sampled.sum() > 2 and (score(model.model, batch) - batch.behaviour_logp_N)[sampled].abs().max() < 1e-4
+
+
+def test_an_anthropic_agent_works_the_desk_with_calls_and_answers(tmp_path):
+    import anthropic
+
+    policy = Says(READ, f"one more {READ}", "all is done")
+    with modelled(policy, tmp_path) as (sessions, url, client):
+        session = opened(client)
+        client.post(f"/sessions/{session['session']}/reset", json={"seed": 3})
+        agent = anthropic.Anthropic(base_url=url, api_key=session["key"])
+        tools = [{"name": "read_mail", "description": "", "input_schema": FUNCTION["function"]["parameters"]}]
+        messages, reasons = [{"role": "user", "content": "what now?"}], []
+        for _ in range(3):
+            answer = agent.messages.create(model="any", max_tokens=50, system="be brief", messages=messages, tools=tools)
+            reasons.append(answer.stop_reason)
+            messages.append({"role": "assistant", "content": [b.model_dump(exclude_none=True) for b in answer.content]})
+            for block in answer.content:
+                if block.type == "tool_use":
+                    world = client.post(f"/sessions/{session['session']}/step", json={"action": agentgym.messages.call(block.name, **block.input)}).json()
+                    messages.append({"role": "user", "content": [{"type": "tool_result", "tool_use_id": block.id, "content": world["observation"]}]})
+        client.delete(f"/sessions/{session['session']}")
+    assert reasons == ["tool_use", "tool_use", "end_turn"] and [t.name for t in policy.asked[0].tools] == ["read_mail"]
+    (kept,) = agentgym.episode.read_episodes(tmp_path / "episodes.jsonl")
+    assert [t.action for t in kept.turns] == [READ, f"one more\n{READ}", "all is done"] or [len(t.calls) for t in kept.turns] == [1, 1, 0]
+    assert [len(t.observation) for t in kept.turns] == [2, 1, 1], "each turn holds what was new"
+    assert kept.turns[1].observation[0]["role"] == "tool" and all(t.verdicts for t in kept.turns[:2])
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_what_is_streamed_is_what_would_have_been_sent(dialect, tmp_path):
+    import anthropic
+    import openai
+
+    with modelled(Says(f"look {READ}"), tmp_path) as (_, url, client):
+        key = opened(client)["key"]
+        if dialect == "openai":
+            text, name, arguments = "", "", ""
+            for part in openai.OpenAI(base_url=f"{url}/v1", api_key=key).chat.completions.create(model="m", messages=ASKED, tools=[FUNCTION], stream=True):
+                delta = part.choices[0].delta
+                text += delta.content or ""
+                for call in delta.tool_calls or []:
+                    name, arguments = name + call.function.name, arguments + call.function.arguments
+            assert (text, name, json.loads(arguments)) == ("look", "read_mail", {"id": 1})
+        else:
+            with anthropic.Anthropic(base_url=url, api_key=key).messages.stream(model="m", max_tokens=9, messages=ASKED[1:]) as stream:
+                final = stream.get_final_message()
+            assert final.content[0].text == "look" and final.content[1].input == {"id": 1} and final.stop_reason == "tool_use"
+
+
+def test_a_model_is_asked_with_a_sessions_key_and_in_sense(tmp_path):
+    with modelled(Says(), tmp_path) as (_, url, client):
+        key = opened(client)["key"]
+        post = lambda token, body, **more: httpx.post(f"{url}/v1/chat/completions", headers={"Authorization": f"Bearer {token}"}, json=body, **more)  # noqa: E731
+        assert post(TOKEN, {"messages": ASKED}).status_code == 403 and post("wrong", {"messages": ASKED}).status_code == 403
+        picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
+        for wrong in ({}, {"messages": []}, {"messages": ASKED, "n": 2}, {"messages": picture}, {"messages": [3]}, {"messages": [{"role": "user"}, {}]}):
+            answer = post(key, wrong)
+            assert answer.status_code == 400 and answer.json()["error"]["type"] == "ProtocolError", wrong
+        assert httpx.post(f"{url}/v1/messages", headers={"x-api-key": key}, json={"messages": [{"role": "user", "content": [3]}]}).status_code == 400
+
+
+def test_each_episode_of_a_session_is_kept_by_itself(tmp_path):
+    with modelled(Says("one", "two", "three"), tmp_path) as (_, url, client):
+        session = opened(client)
+        for seed in (1, 2):
+            client.post(f"/sessions/{session['session']}/reset", json={"seed": seed})
+            for _ in range(3 - seed):
+                answer = httpx.post(f"{url}/v1/chat/completions", headers={"Authorization": f"Bearer {session['key']}"}, json={"messages": ASKED})
+                assert answer.status_code == 200
+    assert [len(e.turns) for e in agentgym.episode.read_episodes(tmp_path / "episodes.jsonl")] == [2, 1]

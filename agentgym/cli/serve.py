@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -12,7 +13,9 @@ from msgspec import Meta, Struct
 
 from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
+from agentgym.episode import EpisodeStore
 from agentgym.errors import MissingExtra, UsageError
+from agentgym.policies import resolve
 
 
 class ServeConfig(Struct, forbid_unknown_fields=True):
@@ -25,6 +28,12 @@ class ServeConfig(Struct, forbid_unknown_fields=True):
     option: Annotated[dict[str, Any], Meta(description="environment options as key=value, repeatable; clients cannot change them")] = {}
     origin: Annotated[list[str], Meta(description="a web page's origin that may use the server, repeatable")] = []
     with_oracle: Annotated[bool, Meta(description="tell solutions to who has the token")] = False
+    policy: Annotated[
+        str, Meta(description="also serve this model, recorded by session, in the dialects of OpenAI and Anthropic: hf:PATH, openai:MODEL@URL")
+    ] = ""
+    temperature: Annotated[float, Meta(description="sampling temperature of --policy", ge=0)] = 1.0
+    max_tokens: Annotated[int, Meta(description="longest answer of --policy in tokens", ge=1)] = 1024
+    out: Annotated[str, Meta(description="folder for the episodes that --policy's sessions come to")] = ""
     sessions: Annotated[int, Meta(description="sessions held at once", ge=1)] = 4096
     idle: Annotated[float, Meta(description="seconds after which an idle session is ended", gt=0)] = 1800.0
 
@@ -37,6 +46,7 @@ def serve(config: ServeConfig, screen: Screen) -> Answer:
         import uvicorn
 
         from agentgym.serving.app import LOOPBACK, Server
+        from agentgym.serving.recorder import Recorder
         from agentgym.serving.sessions import Bounds, Sessions
     except ImportError as error:
         raise MissingExtra(str(error.name), "pip install 'agentgym-core[serve]'") from None
@@ -45,7 +55,13 @@ def serve(config: ServeConfig, screen: Screen) -> Answer:
     if not local and len(token) < 16:
         raise UsageError(f"to listen on {config.host}, say a token of 16 characters or more with --token or AGENTGYM_TOKEN")
     sessions = Sessions(config.envs, options=config.option, bounds=Bounds(config.sessions, config.idle), oracle=config.with_oracle)
-    server = Server(sessions, token, origins=tuple(config.origin), hosts=LOOPBACK if local else ())
+    if config.out and not config.policy:
+        raise UsageError("--out keeps what --policy says; without a policy there is nothing to keep")
+    recorder = None
+    if config.policy:
+        store = EpisodeStore(Path(config.out) / "episodes.jsonl") if config.out else None
+        recorder = Recorder(resolve(config.policy, temperature=config.temperature, max_tokens=config.max_tokens), store)
+    server = Server(sessions, token, origins=tuple(config.origin), hosts=LOOPBACK if local else (), recorder=recorder)
     try:
         listening = socket.create_server((config.host, config.port), backlog=4096)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,8 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agentgym.errors import AgentGymError, ProtocolError, Unauthorised
 from agentgym.registry import EnvSpec, spec
 from agentgym.serving import protocol as p
+from agentgym.serving.chat import Chat, decoded, whose
 from agentgym.serving.mcp import Tools
 from agentgym.serving.openapi import document
+from agentgym.serving.recorder import Recorder
 from agentgym.serving.sessions import Session, Sessions
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -28,10 +30,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 class Server:
     """Serves ``sessions`` to whoever has ``token``, and one of them to whoever has its key.
 
-    ``origins`` are web pages that may use it; ``hosts`` the names that it may be called by (none: any, for a server that is not on the loopback).
+    With a ``recorder`` its model is served too, to sessions alone. ``origins`` are web pages that may use the server; ``hosts`` the names that it may
+    be called by (none: any, for a server that is not on the loopback).
     """
 
-    def __init__(self, sessions: Sessions, token: str = "", *, origins: tuple[str, ...] = (), hosts: tuple[str, ...] = LOOPBACK) -> None:
+    def __init__(
+        self, sessions: Sessions, token: str = "", *, origins: tuple[str, ...] = (), hosts: tuple[str, ...] = LOOPBACK, recorder: Recorder | None = None
+    ) -> None:
+        self.recorder = sessions.recorder = recorder
         self.sessions, self.token = sessions, token or secrets.token_urlsafe(24)
         self.origins, self.hosts = origins, hosts
 
@@ -42,7 +48,7 @@ class Server:
             Route("/health", self.health), Route("/openapi.json", self.openapi), Route("/environments", self._guarded(self.environments)),
             Route("/sessions", self._guarded(self.begin), methods=["POST"]), Route("/sessions/{session}", self._guarded(self.close), methods=["DELETE"]),
             Route("/sessions/{session}/{op}", self._guarded(self.act), methods=["POST"]), WebSocketRoute("/ws", _Asgi(self.socket)),
-            Route("/mcp/{session}", tools),
+            Route("/mcp/{session}", tools), *self._models(),
         ]  # fmt: skip
         return Starlette(routes=routes, lifespan=lambda app: self._lifespan(tools.running))
 
@@ -54,6 +60,8 @@ class Server:
         reaping.cancel()
         for session in list(self.sessions.open.values()):
             self.sessions.close(session, "the server ended")
+        if self.recorder is not None:
+            await self.recorder.aclose()
 
     async def _reap(self) -> None:
         while True:
@@ -125,6 +133,33 @@ class Server:
     async def close(self, request: Request, key: str | None) -> Any:
         """Close a session."""
         return await self.sessions.serve(p.Close(request.path_params["session"]), key)
+
+    # Models, where one is served
+
+    def _models(self) -> list[Route]:
+        if self.recorder is None:
+            return []
+        chat, name = Chat(self.recorder), self.recorder.policy.name
+
+        def spoken(dialect: Callable[[dict[str, Any], Session], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+            async def answered(request: Request) -> Response:
+                try:
+                    key = self.admit(request.headers)
+                    asked = decoded(await body(request, self.sessions.bounds.message_bytes))
+                    return await dialect(asked, whose(self.sessions.of_key(key) if key is not None else None))
+                except AgentGymError as error:
+                    told = {"type": "error", "error": {"type": type(error).__name__, "message": str(error)[:4000]}}
+                    return Response(p.encode(told), p.status(error), media_type="application/json")
+
+            return answered
+
+        async def models(request: Request, key: str | None) -> Any:
+            return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "agentgym"}]}
+
+        return [
+            Route("/v1/chat/completions", spoken(chat.openai), methods=["POST"]), Route("/v1/messages", spoken(chat.anthropic), methods=["POST"]),
+            Route("/v1/models", self._guarded(models)),
+        ]  # fmt: skip
 
     # WebSocket
 

@@ -111,12 +111,16 @@ class Grade(Request, tag="grade"):
     artefacts: dict[str, bytes] = {}
 
 
+class Record(Request, tag="record"):
+    """The record of the episode so far: where a model is served, as the model lived it, a turn for each of its calls."""
+
+
 class Close(Request, tag="close"):
     """End the session."""
 
 
 AnyRequest = (
-    Offer | Open | Reset | Step | End | Look | Choices | Consequences | Script | Save | Restore | Tasks | Grade | Close
+    Offer | Open | Reset | Step | End | Look | Choices | Consequences | Script | Save | Restore | Tasks | Grade | Record | Close
 )  # fmt: skip
 
 

@@ -6,18 +6,26 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from agentgym.core import AgentEnv, EpisodeView, Snapshot
 from agentgym.episode import Episode
-from agentgym.errors import CapabilityError, ProtocolError, ServerFull, SessionBusy, SessionGone, Unauthorised, UnknownName, UsageError
+from agentgym.errors import CapabilityError, ProtocolError, ResetNeeded, ServerFull, SessionBusy, SessionGone, Unauthorised, UnknownName, UsageError
 from agentgym.picture import packed
 from agentgym.registry import make, resolve
 from agentgym.rollout import call
 from agentgym.serving import protocol as p
+
+
+class Recorder(Protocol):
+    """What keeps the calls that a session's agent makes of a model."""
+
+    def over(self, session: Session, /) -> None: ...
+    def episode(self, session: Session, /) -> Episode | None: ...
+
 
 AGENTS = (p.Step, p.Look, p.Choices)
 """What the key of a session allows; the token of the server allows everything."""
@@ -55,6 +63,7 @@ class Sessions:
         self.envs = [resolve(e) for e in envs]
         self.options, self.bounds, self.oracle = dict(options or {}), bounds or Bounds(), oracle
         self.open: dict[str, Session] = {}
+        self.recorder: Recorder | None = None
         self._keys: dict[str, str] = {}
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._points: OrderedDict[str, tuple[float, Snapshot]] = OrderedDict()
@@ -62,7 +71,7 @@ class Sessions:
         self._ops: dict[type[p.Request], Callable[[Session, Any], Any]] = {
             p.Reset: self._reset, p.Step: self._step, p.End: self._end, p.Look: self._look, p.Choices: self._choices,
             p.Consequences: self._consequences, p.Script: self._script, p.Save: self._save, p.Restore: self._restore, p.Tasks: self._tasks,
-            p.Grade: self._grade,
+            p.Grade: self._grade, p.Record: self._record,
         }  # fmt: skip
 
     async def serve(self, request: p.Request, key: str | None = None) -> Any:
@@ -125,6 +134,8 @@ class Sessions:
         self._gone[session.id] = why
         while len(self._gone) > 4096:
             self._gone.popitem(last=False)
+        if self.recorder is not None:
+            self.recorder.over(session)
         session.env.close()
 
     def reap(self) -> int:
@@ -144,6 +155,8 @@ class Sessions:
     # What can be done in a session
 
     async def _reset(self, session: Session, request: p.Reset) -> p.Shown:
+        if self.recorder is not None:
+            self.recorder.over(session)
         options = {"task": request.task} if request.task is not None else None
         observation, info = await call(session.env, session.env.reset, seed=request.seed, options=options)
         return self._shown(session, (observation, 0.0, False, False, info), fresh=True)
@@ -213,6 +226,12 @@ class Sessions:
         except msgspec.MsgspecError as error:
             raise ProtocolError(f"not an episode: {error}") from None
         return env.verifiers[request.verifier](EpisodeView(env.taskset.get(episode.task), episode, request.artefacts))
+
+    async def _record(self, session: Session, request: p.Record) -> Episode:
+        lived = self.recorder.episode(session) if self.recorder is not None else None
+        if lived is None and not hasattr(session.env, "episode"):
+            raise ResetNeeded("no episode has begun")
+        return lived or session.env.episode
 
     def _shown(self, session: Session, result: Any, *, fresh: bool = False, turn: bool = True) -> p.Shown:
         """The answer to what changed an environment."""
