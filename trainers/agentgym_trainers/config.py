@@ -19,6 +19,9 @@ class WarmStart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     warm_until: (
         Annotated[float, _says("stop the warm start once this share of 60 train tasks succeeds greedily; looked at every 5 updates", gt=0, le=1)] | None
     ) = None
+    warm_by: Annotated[
+        str, _says("whose episodes are shown: the oracle's, or those of the environment's honest player that paid something", pattern="^(oracle|player)$")
+    ] = "oracle"
     warm_batch: Annotated[int, _says("episodes per supervised update", ge=1)] = 32
     warm_lr: Annotated[float, _says("learning rate of the warm start", gt=0)] = 2e-3
 

@@ -227,7 +227,17 @@ def warm(run: Run, log: Log) -> None:
     seats = trainable(config) if isinstance(config, TrainConfig) else ()
     envs = [run.env.at(seat) for seat in seats] if isinstance(run.env, GameEnv) and seats else [run.env]
     warm_start(
-        run.model, run.optimizer, run.renderer, envs, tasks, steps=steps, batch_size=config.warm_batch, lr=config.warm_lr, seed=config.seed, on_step=on_step
+        run.model,
+        run.optimizer,
+        run.renderer,
+        envs,
+        tasks,
+        steps=steps,
+        batch_size=config.warm_batch,
+        lr=config.warm_lr,
+        seed=config.seed,
+        by=config.warm_by,
+        on_step=on_step,
     )
 
 

@@ -19,11 +19,11 @@ from agentgym_trainers.streams import OUTSIDE, make_batch
 from agentgym_trainers.update import Part, update
 
 
-def oracle_episode(env: AgentEnv, task: str, seed: int = 0) -> Episode | None:
-    """One oracle episode of a task, without tokens; None where there is no oracle for it."""
+def oracle_episode(env: AgentEnv, task: str, seed: int = 0, by: str = "oracle") -> Episode | None:
+    """One episode of the oracle's, or of the environment's honest ``player``, without tokens; None where there is none for this task."""
     env.reset(seed=seed, options={"task": task})
     try:
-        script = env.oracle()
+        script = env.oracle() if by == "oracle" else env.player()
     except CapabilityError:
         return None
     for action in script:
@@ -52,10 +52,10 @@ def text_of_episode(episode: Episode, renderer_template: Callable[[Sequence[obje
     return renderer_template([*messages, *episode.closing])
 
 
-def demonstrations(envs: Sequence[AgentEnv], renderer: ChatRenderer, tasks: Sequence[str], seed: int) -> Iterator[Episode]:
-    """Oracle episodes with tokens of the tasks that have an oracle, in each of the environments (the seats of a game), reshuffled each time they run out.
+def demonstrations(envs: Sequence[AgentEnv], renderer: ChatRenderer, tasks: Sequence[str], seed: int, by: str = "oracle") -> Iterator[Episode]:
+    """Episodes with tokens of the tasks that have an oracle, in each of the environments (the seats of a game), reshuffled each time they run out.
 
-    A game is played anew each time, against other luck of its opponents.
+    A game is played anew each time, against other luck of its opponents. ``by`` the ``player`` they are those that paid something.
 
     Raises:
         CapabilityError: none of the tasks has one.
@@ -63,17 +63,21 @@ def demonstrations(envs: Sequence[AgentEnv], renderer: ChatRenderer, tasks: Sequ
     rng, left, made = random.Random(seed), [(i, t) for i in range(len(envs)) for t in tasks], dict[tuple[int, str], Episode]()
     games = isinstance(envs[0], GameEnv)
     for luck in count():
-        if not left:
+        if not left or (luck > 16 and not made):
             break
         for seat, task in rng.sample(left, len(left)):
             if games or (seat, task) not in made:
-                played = oracle_episode(envs[seat], task, luck if games else 0)
-                if played is None:
-                    left.remove((seat, task))
+                played = oracle_episode(envs[seat], task, luck if games else 0, by)
+                unpaid = played is not None and by == "player" and played.total <= 0
+                if played is None or unpaid:
+                    if not (games and unpaid):
+                        left.remove((seat, task))
                     continue
                 made[seat, task] = tokenize(played, renderer, envs[seat])
             yield made[seat, task]
-    raise CapabilityError(f"no task of {envs[0].id} that was tried has an oracle; --warm-steps 0 begins without one")
+    raise CapabilityError(
+        f"no task of {envs[0].id} that was tried has {'a player who is paid' if by == 'player' else 'an oracle'}; --warm-steps 0 begins without one"
+    )
 
 
 def warm_start(
@@ -87,13 +91,14 @@ def warm_start(
     batch_size: int,
     lr: float,
     seed: int,
+    by: str = "oracle",
     on_step: Callable[[int, dict[str, float]], bool] = lambda step, metrics: False,
 ) -> None:
     """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates and falls to a tenth.
 
     ``on_step`` gets each update's number and metrics; it stops the warm start by returning True.
     """
-    shown = demonstrations(envs, renderer, tasks, seed)
+    shown = demonstrations(envs, renderer, tasks, seed, by)
     for step in range(steps):
         chosen = list(islice(shown, batch_size))
         for group in optimizer.param_groups:
