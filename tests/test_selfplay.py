@@ -66,7 +66,7 @@ def test_what_makes_no_sense_at_a_game_is_one_line(tmp_path):
 def test_the_entropy_band_runs_on_a_sparse_world_of_many_turns(tmp_path):
     """EPO on TextWorld, with the band from the first update on."""
     option = {"levels": 2, "limits": {"max_turns": 30, "max_malformed": 30}}
-    more = {"max_tokens": 6, "context": 2048, "vocab_tasks": 4}
+    more = {"max_tokens": 6, "context": 2048, "vocab_tasks": 4, "groups": 1, "group_size": 2, "warm_batch": 4}
     rows, episodes, _ = run(tmp_path, env="text/world", option=option, algo="epo", set={"begins": 0.0}, **more)
     assert max(len(e.turns) for e in episodes) == 30 and all("entropy_by_turn" in row for row in rows)
 

@@ -273,7 +273,8 @@ def test_a_verifier_is_evaluated_by_name_or_as_a_spec_and_wrong_names_are_one_li
     ):  # fmt: skip
         assert main(["eval", *flags]) == 2
         assert why in capsys.readouterr().err
-    assert main(["eval", "--verifier", "judge:openai:m@http://127.0.0.1:9", "--on", str(tmp_path / "set"), "--episodes", "1"]) == 3  # nobody answered
+    (tmp_path / "judge.toml").write_text('model = "openai:m@http://127.0.0.1:9"\npatience = 1.5\n')
+    assert main(["eval", "--verifier", f"judge:{tmp_path / 'judge.toml'}", "--on", str(tmp_path / "set"), "--episodes", "1"]) == 3  # nobody answered
     with pytest.raises(UsageError):
         spec_of("careful")
 

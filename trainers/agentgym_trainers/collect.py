@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cached_property
@@ -42,20 +43,19 @@ def make_curriculum(algorithm: Algorithm, config: TrainConfig, env: AgentEnv) ->
 
 
 def _oracle_lengths(env: AgentEnv, ids: Sequence[str]) -> dict[str, float]:
-    """How many turns the oracle takes on each task, and of tasks alike in that, how much there is to read: where kinds tell tasks apart, one of each
-    kind is measured.
+    """How many turns the oracle takes on each task, or, where that is the same for all, how much it reads.
+
+    Where kinds tell tasks apart, one of each kind is measured.
     """
-    seen: dict[str, float] = {}
-    out: dict[str, float] = {}
-    for task in ids:
-        kind = env.taskset.get(task).kind or task
-        if kind not in seen:
+    kinds = {task: env.taskset.get(task).kind or task for task in ids}
+    turns, read = dict[str, float](), dict[str, float]()
+    for task, kind in kinds.items():
+        if kind not in turns:
             played = oracle_episode(env, task)
-            turns = len(played.turns) if played is not None else env.limits.max_turns
-            read = sum(len(str(m.get("content") or "")) for t in played.turns for m in t.observation) if played is not None else 0
-            seen[kind] = turns + min(read / 1e7, 0.5)
-        out[task] = seen[kind]
-    return out
+            turns[kind] = float(len(played.turns)) if played is not None else float(env.limits.max_turns)
+            read[kind] = float(sum(len(m["content"]) for t in played.turns for m in t.observation)) if played is not None else math.inf
+    of = turns if len(set(turns.values())) > 1 else read
+    return {task: of[kind] for task, kind in kinds.items()}
 
 
 def _whole(group: str | None) -> str:
