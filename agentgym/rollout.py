@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import anyio
 import msgspec
@@ -65,6 +65,12 @@ class Keep(Struct, frozen=True):
     artefacts: ArtefactStore | None = None
 
 
+class Elsewhere(Protocol):
+    """Plays attempts in other processes. Raises a ``Fault`` for one that was lost there."""
+
+    async def attempt(self, rollout: Rollout, job: Job, retry: int, /) -> EpisodeView: ...
+
+
 class Rollout(Struct, frozen=True):
     """Settings of a rollout. ``make`` gives a new environment; ``late`` settles what ``step`` could not. ``seats`` play their seats of a match,
     ``policy`` the others.
@@ -72,7 +78,8 @@ class Rollout(Struct, frozen=True):
     An episode is settled and stored after its end, or with its group where the reward compares a group, while others are played;
     ``on_episode`` gets it once it is on disk. ``quarantine`` asks
     verifiers twice now and then. ``grade="deferred"`` grades finished episodes on up to ``graders`` threads, beside stepping.
-    ``max_tokens`` bounds one action, ``bounds`` an episode; once ``run`` is spent no further episode is begun.
+    ``max_tokens`` bounds one action, ``bounds`` an episode; once ``run`` is spent no further episode is begun. ``elsewhere`` plays the attempts, if
+    not this process; all else stays here.
     """
 
     make: Callable[[], AgentEnv]
@@ -91,6 +98,7 @@ class Rollout(Struct, frozen=True):
     keep: Keep = Keep()
     provenance: dict[str, Any] = {}
     on_episode: Callable[[Episode], None] | None = None
+    elsewhere: Elsewhere | None = None
 
     async def run(self, jobs: Iterable[Job]) -> list[Episode]:
         """Play all jobs; the last attempt of each, in the order of the jobs. Fewer come back where the run's meter was spent before."""
@@ -148,8 +156,13 @@ class Rollout(Struct, frozen=True):
                     await self._match(table, desk)
                     continue
                 for retry in range(self.retries + 1):
+                    if self.elsewhere is not None:
+                        view = await self._sent(self.elsewhere, job, retry)
+                        if await self._taken(desk, index, retry, view, view.episode):
+                            break
+                        continue
                     env = env or self._environment()
-                    episode = await self._attempt(env, job, retry)
+                    episode = await self.attempt(env, job, retry)
                     if episode.status == "running":
                         group.start_soon(self._graded, index, job, retry, _view(env), env.verifiers, env.reward, desk)
                         break
@@ -194,7 +207,7 @@ class Rollout(Struct, frozen=True):
     async def _seat(self, env: GameEnv, job: Job, retry: int) -> None:
         """One seat of a match, which it leaves if it cannot go on: nobody waits for it then."""
         try:
-            await self._attempt(env, job, retry)
+            await self.attempt(env, job, retry)
         finally:
             with suppress(EnvironmentFault):
                 env.abandon()
@@ -225,13 +238,29 @@ class Rollout(Struct, frozen=True):
         for again in range(retry + 1, self.retries + 1):
             env = self.make()
             try:
-                episode = await self._attempt(env, job, again)
+                episode = await self.attempt(env, job, again)
                 if await self._taken(desk, index, again, _view(env), episode):
                     return
             finally:
                 env.close()
 
-    async def _attempt(self, env: AgentEnv, job: Job, retry: int) -> Episode:
+    async def _sent(self, elsewhere: Elsewhere, job: Job, retry: int) -> EpisodeView:
+        """An attempt that is played elsewhere, or the record of its loss."""
+        if self.grade == "deferred":
+            raise UsageError("episodes that are played elsewhere are graded there: leave --grade deferred out")
+        try:
+            view = await elsewhere.attempt(self, job, retry)
+        except Fault as fault:
+            lost = Episode(f"{job.task}#{job.attempt}", "", job.task, "", "")
+            self._label(lost, job, retry)
+            return EpisodeView(Task(job.task, "", ""), _invalid(lost, fault))
+        if self.run_meter is not None:
+            tokens = sum(t.usage.get("completion_tokens", 0) for t in view.episode.turns)
+            self.run_meter.add(tokens, sum(t.duration_s for t in view.episode.turns), view.episode.cost, len(view.episode.turns))
+        return view
+
+    async def attempt(self, env: AgentEnv, job: Job, retry: int) -> Episode:
+        """One attempt at a job in ``env``, from reset to its end; ``invalid`` if the world failed."""
         before = getattr(env, "episode", None)
         try:
             _, info = await call(env, env.reset, seed=job.seed, options={"task": job.task})

@@ -21,8 +21,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
+
+import agentgym
+from agentgym.policies import resolve
+from agentgym.rollout import Job, Rollout
+from agentgym.serving import protocol
+from agentgym.serving.fleet import Fleet, servers_of
 
 ROUNDS = 5
 TEXT = "the quick brown fox jumps over the lazy dog"
@@ -210,6 +217,29 @@ async def tools_in_flight(port: int, n: int) -> dict[str, float]:
     return {"sessions": n, "calls": 4 * n, "lost": lost, "calls_per_s": 4 * n / (time.perf_counter() - begun)}
 
 
+def workers(kinds: tuple[str, ...], episodes: int) -> dict[str, Any]:
+    """Episodes a second on two processes here and on two Ray actors, and the one over the other; the median of the rounds after the first."""
+    tasks = agentgym.make("tools/desk").taskset
+    opens = protocol.Open(env="tools/desk", version=protocol.VERSION)
+    fleets = {kind: Fleet(servers_of(kind, ["tools/desk"]), opens, "oracle", {}, tasks.get) for kind in kinds}
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    try:
+        for _ in range(ROUNDS + 1):
+            for kind, fleet in fleets.items():
+                rollout = Rollout(lambda: agentgym.make("tools/desk"), resolve("oracle"), concurrency=32, elsewhere=fleet)
+                began = time.perf_counter()
+                played = anyio.run(rollout.run, [Job(t, seed=i) for i, t in enumerate(tasks.ids()[:episodes])])
+                assert all(e.success for e in played)
+                found[kind].append(episodes / (time.perf_counter() - began))
+                for worker in fleet.workers:  # connections belong to a loop no longer there
+                    worker.idle.clear()
+    finally:
+        for fleet in fleets.values():
+            fleet.close()
+    row: dict[str, Any] = {kind: round(statistics.median(rates[1:]), 1) for kind, rates in found.items()}
+    return {**row, "ratio": round(row[kinds[1]] / row[kinds[0]], 2), "unit": "episodes/s"}
+
+
 async def measure(given: argparse.Namespace) -> dict[str, Any]:
     out: dict[str, Any] = {}
     peer = Path(given.peers, "openenv", "bin", "python") if given.peers else None
@@ -238,10 +268,13 @@ def main() -> None:
     parser.add_argument("--peers", default=os.environ.get("PEERS_VENVS", ""), help="folder of the peers' environments")
     parser.add_argument("--hold", type=int, default=2000)
     parser.add_argument("--mcp", type=int, default=500)
+    parser.add_argument("--episodes", type=int, default=1000, help="of each round on workers")
     given = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65_536, most), most))
-    print(json.dumps({"benchmark": "serving", **asyncio.run(measure(given)), "cpus": os.cpu_count()}))
+    out = asyncio.run(measure(given))
+    out["workers"] = workers(("2", "ray:2"), given.episodes)
+    print(json.dumps({"benchmark": "serving", **out, "cpus": os.cpu_count()}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,13 +21,13 @@ from agentgym.cli.command import Answer, Command
 from agentgym.cli.screen import Screen
 from agentgym.core import Policy
 from agentgym.episode import Episode
-from agentgym.errors import UnknownName, UsageError
+from agentgym.errors import MissingExtra, UnknownName, UsageError
 from agentgym.evaluation.bundle import pack, unseal
 from agentgym.evaluation.run import Plan, Result, evaluate, provenance, settler_of, stores, write_reward
 from agentgym.evaluation.transcript import transcript
 from agentgym.policies import resolve
 from agentgym.registry import spec
-from agentgym.rollout import Job, Rollout
+from agentgym.rollout import Elsewhere, Job, Rollout
 from agentgym.sandbox.owner import VARIABLE
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class EvalConfig(Struct, forbid_unknown_fields=True, kw_only=True, rename={"with
     within: Annotated[Literal["docker"], Meta(description="run the whole evaluation in the image that holds the environment")] | None = None
     seed: Annotated[int, Meta(description="seed", ge=0)] = 0
     concurrency: Annotated[int, Meta(description="episodes at once", ge=1)] = 64
+    workers: Annotated[str, Meta(description="play in so many processes, or on Ray's cluster: N, ray, ray:N; the policy is made in each")] | None = None
     retries: Annotated[int, Meta(description="fresh environments after a fault", ge=0)] = 2
     temperature: Annotated[float, Meta(description="sampling temperature; 0 is greedy", ge=0)] = 0.0
     max_tokens: Annotated[int, Meta(description="longest action in tokens", ge=1)] | None = None
@@ -250,8 +252,31 @@ def _one(config: EvalConfig, screen: Screen) -> Answer:
         wins[1] += 1
         screen.progress("episodes", done, total, f"success {wins[0] / wins[1]:.3f}")
 
-    result = anyio.run(evaluate, plan, _policy(config), Path(config.out) if config.out else None, on_episode)
+    with _elsewhere(config, plan) as elsewhere:
+        result = anyio.run(evaluate, plan, _policy(config), Path(config.out) if config.out else None, on_episode, elsewhere)
     return Answer(result, _table(result), 3 if result.valid == 0 else 0)
+
+
+@contextmanager
+def _elsewhere(config: EvalConfig, plan: Plan) -> Iterator[Elsewhere | None]:
+    """Where episodes are played, if not in this process."""
+    if config.workers is None:
+        yield None
+        return
+    try:
+        from agentgym.serving import protocol
+        from agentgym.serving.fleet import Fleet, servers_of
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "pip install 'agentgym-core[serve]'") from None
+    sampled = {} if config.max_tokens is None else {"max_tokens": config.max_tokens}
+    env = plan.environment()
+    reward = str(env.reward) if plan.reward.endswith(".toml") else plan.reward  # files are here
+    opens = protocol.Open("", plan.env, plan.split, reward, plan.options, version=protocol.VERSION)
+    fleet = Fleet(servers_of(config.workers, [plan.env]), opens, config.policy, {"temperature": config.temperature, **sampled}, env.taskset.get)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
 
 
 def _table(result: Result) -> Table:

@@ -33,7 +33,7 @@ from agentgym.registry import make, resolve, verifier
 from agentgym.rewards.settler import Settler
 from agentgym.rewards.spec import Spec, late_names
 from agentgym.rewards.text import to_table
-from agentgym.rollout import Job, Keep, Rollout
+from agentgym.rollout import Elsewhere, Job, Keep, Rollout
 from agentgym.secrets import Redactor
 
 
@@ -160,10 +160,12 @@ def write_provenance(out: Path, policy: str) -> None:
     path.write_bytes(Redactor()(msgspec.json.format(msgspec.json.encode([*entries, entry]), indent=1)))
 
 
-async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episode: Callable[[Episode, int, int], None] | None = None) -> Result:
+async def evaluate(
+    plan: Plan, policy: Policy, out: Path | None = None, on_episode: Callable[[Episode, int, int], None] | None = None, elsewhere: Elsewhere | None = None
+) -> Result:
     """Play what is still to be played and sum up everything. ``out`` is resumed by (task, attempt) if it is there.
 
-    ``on_episode`` gets each episode, how many are done, and how many there are to do.
+    ``on_episode`` gets each episode, how many are done, and how many there are to do. ``elsewhere`` plays them, if not this process.
 
     Raises:
         UsageError: ``out`` holds a run of another plan or policy.
@@ -188,6 +190,7 @@ async def evaluate(plan: Plan, policy: Policy, out: Path | None = None, on_episo
             make=plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
             bounds=plan.episode, prices=plan.prices, run_meter=_used(plan.run, tried) if plan.run != Bounds() else None, grade=plan.grade, late=late,
             quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
+            elsewhere=elsewhere,
         ).run(todo)  # fmt: skip
     played = [done[j.key] for j in jobs if j.key in done]
     missed = unpaid(env.reward, played)

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-ANSWERS = {"reset": "Shown", "step": "Shown", "end": "Shown", "look": "Shown", "restore": "Shown", "grade": "Verdict"}
+ANSWERS = {"reset": "Shown", "step": "Shown", "end": "Shown", "look": "Shown", "restore": "Shown", "grade": "Verdict", "play": "Played"}
 
 
 def document(protocol: ModuleType) -> dict[str, Any]:
     """OpenAPI 3.1 of a protocol's requests and answers."""
     requests = protocol.AnyRequest.__args__
-    answers = [protocol.Opened, protocol.Shown, protocol.Refused, protocol.Verdict]
+    answers = [protocol.Opened, protocol.Shown, protocol.Played, protocol.Refused, protocol.Verdict]
     schemas, components = msgspec.json.schema_components([*requests, *answers], ref_template="#/components/schemas/{name}")
     of = dict(zip([c.__name__ for c in (*requests, *answers)], schemas, strict=True))
     refused = {"description": "refused; the error says why", "content": {"application/json": {"schema": of["Refused"]}}}

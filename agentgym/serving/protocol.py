@@ -11,11 +11,13 @@ import msgspec
 from msgspec import Struct
 
 from agentgym import errors
+from agentgym.budget import Bounds, Prices
 from agentgym.core import Capabilities, Limits
-from agentgym.episode import Turn
+from agentgym.episode import Episode, Turn
 from agentgym.errors import AgentGymError, Fault, UsageError
 from agentgym.messages import Message, ToolSpec
 from agentgym.picture import Packed
+from agentgym.rollout import Job
 from agentgym.verdict import Culprit, Json, StopReason, Verdict
 
 VERSION = 1
@@ -115,12 +117,25 @@ class Record(Request, tag="record"):
     """The record of the episode so far: where a model is served, as the model lived it, a turn for each of its calls."""
 
 
+class Play(Request, tag="play"):
+    """Play an attempt here, by a policy of that name, to its end."""
+
+    job: Job = Job("")
+    policy: str = ""
+    retry: int = 0
+    settings: dict[str, Json] = {}
+    max_tokens: int | None = None
+    bounds: Bounds = Bounds()
+    prices: Prices = Prices()
+    provenance: dict[str, Json] = {}
+
+
 class Close(Request, tag="close"):
     """End the session."""
 
 
 AnyRequest = (
-    Offer | Open | Reset | Step | End | Look | Choices | Consequences | Script | Save | Restore | Tasks | Grade | Record | Close
+    Offer | Open | Reset | Step | End | Look | Choices | Consequences | Script | Save | Restore | Tasks | Grade | Record | Play | Close
 )  # fmt: skip
 
 
@@ -150,6 +165,13 @@ class Ending(Struct, omit_defaults=True):
     artefacts: dict[str, bytes] = {}
     fault: str | None = None
     culprit: Culprit | None = None
+
+
+class Played(Struct):
+    """What ``play`` answers: the record, and what decided it."""
+
+    episode: Episode
+    artefacts: dict[str, bytes] = {}
 
 
 class Shown(Struct, omit_defaults=True):

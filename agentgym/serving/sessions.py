@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from agentgym.core import AgentEnv, EpisodeView, Snapshot
+from agentgym.core import AgentEnv, EpisodeView, Policy, Snapshot
 from agentgym.episode import Episode
 from agentgym.errors import CapabilityError, ProtocolError, ResetNeeded, ServerFull, SessionBusy, SessionGone, Unauthorised, UnknownName, UsageError
 from agentgym.picture import packed
+from agentgym.policies import resolve as policy_of
+from agentgym.quarantine import Quarantine
 from agentgym.registry import make, resolve
-from agentgym.rollout import call
+from agentgym.rollout import Rollout, call
 from agentgym.serving import protocol as p
 
 
@@ -64,6 +66,8 @@ class Sessions:
         self.options, self.bounds, self.oracle = dict(options or {}), bounds or Bounds(), oracle
         self.open: dict[str, Session] = {}
         self.recorder: Recorder | None = None
+        self._policies: dict[bytes, Policy] = {}
+        self._quarantine = Quarantine()
         self._keys: dict[str, str] = {}
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._points: OrderedDict[str, tuple[float, Snapshot]] = OrderedDict()
@@ -71,7 +75,7 @@ class Sessions:
         self._ops: dict[type[p.Request], Callable[[Session, Any], Any]] = {
             p.Reset: self._reset, p.Step: self._step, p.End: self._end, p.Look: self._look, p.Choices: self._choices,
             p.Consequences: self._consequences, p.Script: self._script, p.Save: self._save, p.Restore: self._restore, p.Tasks: self._tasks,
-            p.Grade: self._grade, p.Record: self._record,
+            p.Grade: self._grade, p.Record: self._record, p.Play: self._play,
         }  # fmt: skip
 
     async def serve(self, request: p.Request, key: str | None = None) -> Any:
@@ -232,6 +236,18 @@ class Sessions:
         if lived is None and not hasattr(session.env, "episode"):
             raise ResetNeeded("no episode has begun")
         return lived or session.env.episode
+
+    async def _play(self, session: Session, request: p.Play) -> p.Played:
+        known = msgspec.json.encode((request.policy, request.settings), order="sorted")
+        if known not in self._policies:
+            self._policies[known] = policy_of(request.policy, **request.settings)
+        env = session.env
+        rollout = Rollout(
+            lambda: env, self._policies[known], max_tokens=request.max_tokens, bounds=request.bounds, prices=request.prices,
+            quarantine=self._quarantine, provenance=request.provenance,
+        )  # fmt: skip
+        episode = await rollout.attempt(env, request.job, request.retry)
+        return p.Played(episode, dict(env.artefacts) if episode.status == "valid" else {})
 
     def _shown(self, session: Session, result: Any, *, fresh: bool = False, turn: bool = True) -> p.Shown:
         """The answer to what changed an environment."""

@@ -1,0 +1,101 @@
+"""Episodes on other processes and on Ray: what comes back is what would have been played here, whoever is lost on the way."""
+
+import json
+import time
+from collections import Counter
+
+import anyio
+import pytest
+
+import agentgym
+from agentgym.cli.main import guarded
+from agentgym.episode import EpisodeStore, read_episodes
+from agentgym.errors import UsageError
+from agentgym.policies import resolve
+from agentgym.rollout import Job, Keep, Rollout
+from agentgym.serving import protocol as p
+from agentgym.serving.fleet import Fleet, LocalServers, RayServers, servers_of
+
+OPENS = p.Open(env="text/bandit", options={"horizon": 40}, version=p.VERSION)
+
+
+def jobs(n):
+    ids = agentgym.make("text/bandit").taskset.ids()
+    return [Job(ids[i % 20], i // 20, i, ids[i % 20]) for i in range(n)]
+
+
+def play(servers, n=60, tell=None, tmp_path=None, policy="random", concurrency=12):
+    """All episodes, and every attempt that was kept."""
+    tasks = agentgym.make("text/bandit", horizon=40).taskset
+    fleet = Fleet(servers, OPENS, policy, {"temperature": 0.0}, tasks.get) if servers else None
+    keep = Keep(EpisodeStore(tmp_path / "episodes.jsonl")) if tmp_path else Keep()
+    rollout = Rollout(lambda: agentgym.make("text/bandit", horizon=40), resolve(policy), concurrency=concurrency, keep=keep, on_episode=tell, elsewhere=fleet)
+    try:
+        return anyio.run(rollout.run, jobs(n))
+    finally:
+        if fleet:
+            fleet.close()
+
+
+def essence(episodes):
+    return [(e.id.partition(".r")[0], e.status, e.total, [t.action for t in e.turns], e.turns[-1].state_hash, e.env) for e in episodes]
+
+
+def test_what_comes_back_is_what_would_have_been_played_here():
+    there = play(LocalServers(2, ["text/bandit"]))
+    assert essence(there) == essence(play(None)) and {e.provenance["worker"] for e in there} == {0, 1}
+
+
+def killed(kill, tmp_path, servers, n=120):
+    seen = []
+
+    def tell(episode):
+        seen.append(episode)
+        if len(seen) == 15:
+            kill()
+
+    there = play(servers, n, tell, tmp_path)
+    assert essence(there) == essence(play(None, n)), "nothing is lost or changed"
+    kept = list(read_episodes(tmp_path / "episodes.jsonl"))
+    assert Counter((e.task, e.attempt) for e in kept if e.status == "valid") == Counter({j.key: 1 for j in jobs(n)}), "and nothing counts twice"
+    lost = [e for e in kept if e.status == "invalid"]
+    assert lost and all(e.culprit == "infra" and e.total == 0 and not e.turns for e in lost)
+    return there
+
+
+def test_a_process_that_is_killed_takes_nothing_with_it(tmp_path):
+    servers = LocalServers(2, ["text/bandit"])
+    there = killed(lambda: servers.processes[0].kill(), tmp_path, servers, 700)
+    assert {e.provenance["worker"] for e in there[-200:]} == {0, 1}, "it was started again"
+
+
+def test_a_ray_node_that_is_killed_takes_nothing_with_it(tmp_path):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **node})
+    try:
+        doomed = [cluster.add_node(**node), cluster.add_node(**node)][1]
+        ray.init(address=cluster.address, log_to_driver=False)
+        servers = RayServers(3, ["text/bandit"])
+        assert len(set(ray.get([a.url.remote() for a in servers.actors]))) == 3
+        began = time.monotonic()
+        there = killed(lambda: cluster.remove_node(doomed, allow_graceful=False), tmp_path, servers)
+        assert {e.provenance["worker"] for e in there} == {0, 1, 2} and time.monotonic() - began < 200
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_workers_from_the_command_line(tmp_path, capsys):
+    common = ["--env", "tools/desk", "--policy", "oracle", "--tasks", "12", "--json"]
+    assert guarded(["eval", *common, "--workers", "2", "--out", str(tmp_path / "there")]) == 0
+    there = json.loads(capsys.readouterr().out)
+    assert there["success"]["mean"] == 1.0 and there["valid"] == 12
+    assert guarded(["verify", str(tmp_path / "there")]) == 0 and guarded(["replay", str(tmp_path / "there")]) == 0
+    capsys.readouterr()
+    for wrong in ("0", "two", "ray:x", "2:3"):
+        assert guarded(["eval", *common, "--workers", wrong]) == 2 and "--workers" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="match"):
+        anyio.run(Fleet(servers_of("1", []), OPENS, "noop", {}, lambda t: None).attempt, None, Job("x", match="m"), 0)
