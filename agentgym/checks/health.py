@@ -84,6 +84,7 @@ def elsewhere() -> Iterator[None]:
 
 def unmoved(subject: Subject) -> str:
     """Verdicts depend neither on the time of day, nor on the network, nor on the global random numbers."""
+    here(subject, "its verdicts are given there")
     env, views = finished(subject)
     first = [grade(env.verifiers, view) for view in views]
     with elsewhere():

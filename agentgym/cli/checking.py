@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
@@ -23,6 +23,7 @@ class CheckConfig(Struct, forbid_unknown_fields=True):
 
     env: Annotated[str, Meta(description="environment id")]
     tasks: Annotated[int, Meta(description="tasks of each split that take part", ge=1)] = 40
+    option: Annotated[dict[str, Any], Meta(description="environment options as key=value, repeatable; the declared sizes of splits are without them")] = {}
     sandbox: Annotated[str, Meta(description="kind of sandbox: bwrap, docker, runsc")] | None = None
 
 
@@ -34,7 +35,10 @@ class FolderConfig(Struct, forbid_unknown_fields=True):
 
 def check(config: CheckConfig, screen: Screen) -> Answer:
     report = run_checks(
-        config.env, config.tasks, options=with_sandbox(config.env, {}, config.sandbox), on_check=lambda c: screen.say(f"{c.status:<5} {c.name}: {c.detail}")
+        config.env,
+        config.tasks,
+        options=with_sandbox(config.env, config.option, config.sandbox),
+        on_check=lambda c: screen.say(f"{c.status:<5} {c.name}: {c.detail}"),
     )
     return Answer(report, _summary(report), 0 if report.passed else 1)
 
