@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-PARTS  := -e '.[parquet,report,docker,view,serve,ray]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e envs/arena -e 'envs/text[world,science]' -e trainers
+PARTS  := -e '.[parquet,report,docker,view,serve,ray]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e envs/arena -e 'envs/text[world,science]' -e envs/bring -e trainers
 # nle pins the oldest gymnasium that is supported; the newest lies beside it, for the tests
 NEWEST := gymnasium==1.4.0
 MODELS := harbor==0.25.0
@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.ready
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/nethack/pyproject.toml envs/web/pyproject.toml envs/gui/pyproject.toml envs/arena/pyproject.toml envs/text/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
+$(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/nethack/pyproject.toml envs/web/pyproject.toml envs/gui/pyproject.toml envs/arena/pyproject.toml envs/text/pyproject.toml envs/bring/pyproject.toml verifiers/pyproject.toml trainers/pyproject.toml Makefile scripts/system-packages.sh
 	@sh scripts/system-packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import anyio
-from datasets import Dataset  # type: ignore[import-untyped]  # it tells no types
+from datasets import Dataset
 
 from agentgym.core import Message
 from agentgym.episode import Episode

@@ -1,0 +1,13 @@
+"""Tasks that users bring along. This module is light: specs only."""
+
+from agentgym.core import Capabilities
+from agentgym.registry import EnvSpec
+
+ROWS = EnvSpec(
+    id="bring/rows-v0",
+    entry_point="agentgym_bring.rows:RowsEnv",
+    domain="your tasks",
+    summary="Rows of a JSONL file or of a Hugging Face data set as questions; a rule by name decides.",
+    splits={"train": 0, "dev": 0, "test": 0},
+    capabilities=Capabilities(snapshot=True),
+)
