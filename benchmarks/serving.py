@@ -37,11 +37,10 @@ ECHO = """
 import sys
 from importlib.metadata import EntryPoint
 import uvicorn
-from agentgym.cli.serve import alive, settings
 from agentgym.core import AgentEnv, Limits, Scene, Task, TaskSet, Verdict
 from agentgym.registry import EnvSpec, installed
 from agentgym.rewards import outcome, standard
-from agentgym.serving.app import Server
+from agentgym.serving.app import Server, alive, settings
 from agentgym.serving.sessions import Sessions
 
 class Done:

@@ -23,7 +23,6 @@ import agentgym
 from agentgym.checks.conformance import CHECKS, hashes
 from agentgym.checks.subject import Skipped, Subject
 from agentgym.cli.main import guarded as main
-from agentgym.cli.serve import alive, settings
 from agentgym.errors import (
     CapabilityError,
     EnvironmentClosed,
@@ -40,7 +39,7 @@ from agentgym.errors import (
 from agentgym.policies import resolve
 from agentgym.registry import spec
 from agentgym.rollout import Job, Rollout
-from agentgym.serving.app import Server
+from agentgym.serving.app import Server, alive, settings
 from agentgym.serving.sessions import Bounds, Sessions
 
 TOKEN = "a token for tests"

@@ -45,7 +45,7 @@ def serve(config: ServeConfig, screen: Screen) -> Answer:
     try:
         import uvicorn
 
-        from agentgym.serving.app import LOOPBACK, Server
+        from agentgym.serving.app import LOOPBACK, Server, alive, settings
         from agentgym.serving.recorder import Recorder
         from agentgym.serving.sessions import Bounds, Sessions
     except ImportError as error:
@@ -73,23 +73,6 @@ def serve(config: ServeConfig, screen: Screen) -> Answer:
     print(f"agentgym.make({f'{sessions.envs[0]}@{url}'!r})   (Ctrl-C ends it)", file=sys.stderr, flush=True)
     uvicorn.Server(uvicorn.Config(server.app(), **settings(sessions.bounds.message_bytes))).run(sockets=[listening])
     return Answer({"sessions": len(sessions.open)}, "")
-
-
-def alive(listening: socket.socket) -> None:
-    """Options that its connections inherit: no waiting for acknowledgements, and a client that vanished is found out within a minute."""
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def settings(message_bytes: int) -> dict[str, Any]:
-    """How the server is run. A client that only thinks is not asked whether it is there: the kernel finds out who has gone."""
-    return {
-        "log_level": "warning", "access_log": False, "ws": "websockets-sansio", "ws_per_message_deflate": False, "ws_ping_interval": None,
-        "ws_max_size": 2 * message_bytes, "timeout_keep_alive": 120, "backlog": 4096,
-    }  # fmt: skip
 
 
 SERVE = Command("serve", "Serve environments over HTTP, WebSocket and MCP.", "agentgym serve tools/desk text/world", ServeConfig, serve, ("envs",))

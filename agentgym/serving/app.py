@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -255,3 +256,20 @@ def refuse(error: AgentGymError) -> Response:
 
 def _json(content: Any) -> Response:
     return content if isinstance(content, Response) else Response(p.encode(content), media_type="application/json")
+
+
+def alive(listening: socket.socket) -> None:
+    """Options that its connections inherit: no waiting for acknowledgements, and a client that vanished is found out within a minute."""
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def settings(message_bytes: int) -> dict[str, Any]:
+    """How the server is run. A client that only thinks is not asked whether it is there: the kernel finds out who has gone."""
+    return {
+        "log_level": "warning", "access_log": False, "ws": "websockets-sansio", "ws_per_message_deflate": False, "ws_ping_interval": None,
+        "ws_max_size": 2 * message_bytes, "timeout_keep_alive": 120, "backlog": 4096,
+    }  # fmt: skip

@@ -207,8 +207,7 @@ class RayWorker:
 
         import uvicorn
 
-        from agentgym.cli.serve import alive, settings
-        from agentgym.serving.app import Server
+        from agentgym.serving.app import Server, alive, settings
         from agentgym.serving.sessions import Bounds, Sessions
 
         sessions = Sessions(envs, bounds=Bounds(sessions=65_536, idle_s=86_400))
