@@ -287,15 +287,30 @@ def test_a_session_that_is_over_says_why():
             env.step("x")
 
 
-def test_two_on_one_session_are_told_so(told):
-    with http(told[1]) as client:
-        session = opened(client)["session"]
-        client.post(f"/sessions/{session}/reset", json={"seed": 1})
-        told[0].open[session].busy = True  # as while a step of a slow world is under way
-        answer = client.post(f"/sessions/{session}/step", json={"action": "x"})
+def test_a_slow_world_keeps_nobody_else_waiting_and_two_on_one_session_are_told_so(monkeypatch):
+    from agentgym_tools.env import DeskEnv
+
+    def slow(env, action):
+        if action == "slow":
+            time.sleep(1.0)
+        return step(env, action)
+
+    step = DeskEnv.step
+    monkeypatch.setattr(DeskEnv, "step", slow)
+    monkeypatch.setattr(DeskEnv, "capabilities", msgspec.structs.replace(DeskEnv.capabilities, blocking=True))
+    with serving() as (_, url), http(url) as client:
+        one, other = opened(client)["session"], opened(client)["session"]
+        for session in (one, other):
+            client.post(f"/sessions/{session}/reset", json={"seed": 1})
+        thread = threading.Thread(target=lambda: http(url).post(f"/sessions/{one}/step", json={"action": "slow"}))
+        thread.start()
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert client.post(f"/sessions/{other}/step", json={"action": "x"}).status_code == 200 and time.monotonic() - began < 0.5
+        answer = client.post(f"/sessions/{one}/step", json={"action": "x"})
         assert answer.status_code == 409 and answer.json()["error"] == SessionBusy.__name__
-        told[0].open[session].busy = False
-        assert client.post(f"/sessions/{session}/step", json={"action": "x"}).json()["info"]["turn"] == 1
+        thread.join()
+        assert client.post(f"/sessions/{one}/step", json={"action": "x"}).json()["info"]["turn"] == 2
 
 
 def test_a_full_server_says_so_and_has_room_again():

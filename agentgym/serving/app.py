@@ -59,10 +59,7 @@ class Server:
         async with running:
             yield
         reaping.cancel()
-        for session in list(self.sessions.open.values()):
-            self.sessions.close(session, "the server ended")
-        if self.recorder is not None:
-            await self.recorder.aclose()
+        await self.sessions.aclose()
 
     async def _reap(self) -> None:
         while True:

@@ -7,7 +7,6 @@ one.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,9 @@ from msgspec import Struct
 
 from agentgym.core import Completion, Conversation, Message, Policy, Tokens, ToolSpec
 from agentgym.episode import Episode, EpisodeStore, Turn
+from agentgym.errors import Fault
 from agentgym.messages import assistant_message, parse_action
+from agentgym.rollout import call
 from agentgym.serving.sessions import Session
 from agentgym.verdict import StopReason
 
@@ -53,7 +54,6 @@ class Recorder:
     def __init__(self, policy: Policy, store: EpisodeStore | None = None) -> None:
         self.policy, self.store = policy, store
         self._logs: dict[str, _Log] = {}
-        self._storing: set[asyncio.Task[None]] = set()
 
     async def ask(self, session: Session, messages: Sequence[Message], tools: Sequence[ToolSpec], max_tokens: int | None) -> Completion:
         """One completion, recorded. Raises what the policy raises: then nothing is."""
@@ -93,31 +93,30 @@ class Recorder:
         world = self._log(session).world
         assert world is not None
         told = msgspec.structs.replace(world, policy=self.policy.name, turns=[], terms=[], provenance={**world.provenance, "recorded": "model calls"})
-        for call, end in zip(log.calls, [*(c.steps for c in log.calls[1:]), len(world.turns)], strict=True):
-            parsed = parse_action(call.action, max_chars=1 << 20, max_calls=64)
-            turn = Turn(call.new, call.action, list(parsed.calls), parsed.problem, tokens=call.tokens, usage=call.usage)
-            done, last = world.turns[call.steps : end], world.turns[end - 1] if end else None
+        for asked, end in zip(log.calls, [*(c.steps for c in log.calls[1:]), len(world.turns)], strict=True):
+            parsed = parse_action(asked.action, max_chars=1 << 20, max_calls=64)
+            turn = Turn(asked.new, asked.action, list(parsed.calls), parsed.problem, tokens=asked.tokens, usage=asked.usage)
+            done, last = world.turns[asked.steps : end], world.turns[end - 1] if end else None
             turn.state_hash, turn.anchor = (last.state_hash, last.anchor) if last is not None else (world.start_hash, world.start_anchor)
             turn.verdicts = {n: v for t in done for n, v in t.verdicts.items()}
             told.turns.append(turn)
-        told.terms = [term for turn in range(len(told.turns)) for term in session.env.reward.at(told, turn)]
+        if world.status != "invalid":
+            told.terms = [term for turn in range(len(told.turns)) for term in session.env.reward.at(told, turn)]
         return told
 
-    def over(self, session: Session) -> None:
+    async def over(self, session: Session) -> None:
         """The session ends, or begins another episode: what was recorded of this one is kept. A world that was left is graded as it stands."""
         env = session.env
         if session.id in self._logs and hasattr(env, "episode") and env.episode.stop_reason is None:
-            env.end(StopReason.TIMEOUT)
+            try:
+                await call(env, env.end, StopReason.TIMEOUT)
+            except Fault as fault:
+                env.episode.status, env.episode.stop_reason, env.episode.fault = "invalid", StopReason.FAULT, str(fault)[:2000]
+                env.episode.culprit = fault.culprit  # type: ignore[assignment]  # one of Culprit
         episode = self.episode(session)
         self._logs.pop(session.id, None)
         if episode is not None and self.store is not None:
-            task = asyncio.get_running_loop().create_task(self.store.append(episode))
-            self._storing.add(task)
-            task.add_done_callback(self._storing.discard)
-
-    async def aclose(self) -> None:
-        """Return once everything is kept."""
-        await asyncio.gather(*self._storing)
+            await self.store.append(episode)
 
 
 def _as_answered(action: str, turn: int) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -25,7 +26,7 @@ from agentgym.serving import protocol as p
 class Recorder(Protocol):
     """What keeps the calls that a session's agent makes of a model."""
 
-    def over(self, session: Session, /) -> None: ...
+    async def over(self, session: Session, /) -> None: ...
     def episode(self, session: Session, /) -> Episode | None: ...
 
 
@@ -66,6 +67,7 @@ class Sessions:
         self.options, self.bounds, self.oracle = dict(options or {}), bounds or Bounds(), oracle
         self.open: dict[str, Session] = {}
         self.recorder: Recorder | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._policies: dict[bytes, Policy] = {}
         self._quarantine = Quarantine()
         self._keys: dict[str, str] = {}
@@ -131,16 +133,30 @@ class Sessions:
         )  # fmt: skip
 
     def close(self, session: Session, why: str) -> None:
-        """End a session; idempotent."""
+        """End a session, from within the event loop; idempotent."""
         if self.open.pop(session.id, None) is None:
             return
         self._keys.pop(session.key, None)
         self._gone[session.id] = why
         while len(self._gone) > 4096:
             self._gone.popitem(last=False)
-        if self.recorder is not None:
-            self.recorder.over(session)
-        session.env.close()
+        ending = asyncio.get_running_loop().create_task(self._over(session))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _over(self, session: Session) -> None:
+        """What takes time at the end of a session that nobody can use any more: grading what was left, and closing the world."""
+        try:
+            if self.recorder is not None:
+                await self.recorder.over(session)
+        finally:
+            await call(session.env, session.env.close)
+
+    async def aclose(self) -> None:
+        """End all sessions; return once their worlds are closed."""
+        for session in list(self.open.values()):
+            self.close(session, "the server ended")
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     def reap(self) -> int:
         """End what has stood idle for too long, and forget points that nobody asked for; how many sessions ended."""
@@ -160,7 +176,7 @@ class Sessions:
 
     async def _reset(self, session: Session, request: p.Reset) -> p.Shown:
         if self.recorder is not None:
-            self.recorder.over(session)
+            await self.recorder.over(session)
         options = {"task": request.task} if request.task is not None else None
         observation, info = await call(session.env, session.env.reset, seed=request.seed, options=options)
         return self._shown(session, (observation, 0.0, False, False, info), fresh=True)
