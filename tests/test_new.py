@@ -1,8 +1,10 @@
 """What ``agentgym new`` makes works as it is made: installed, found by name, its own tests pass."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,19 @@ def test_a_package_is_installed_found_and_passes_its_tests(kind, use, tmp_path, 
     subprocess.run([sys.executable, "-c", use], check=True, env=there)
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "my-thing"], env=there, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_page_on_a_first_environment_makes_one_that_passes_its_audit(tmp_path, capsys):
+    page = (Path(__file__).parent.parent / "docs" / "your-first-environment.md").read_text()
+    assert guarded(["new", "my-ledger", "--out", str(tmp_path), "--json"]) == 0
+    capsys.readouterr()
+    code = "\n\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    (tmp_path / "my-ledger" / "agentgym_my_ledger" / "env.py").write_text(code)
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, tmp_path / "my-ledger"], check=True)
+    there = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-m", "agentgym", "check", "my-ledger/count-v0", "--tasks", "10"], env=there, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_wrong_names_and_folders_that_are_there_are_refused(tmp_path, capsys):
