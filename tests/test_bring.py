@@ -93,3 +93,74 @@ def test_a_data_set_is_read_as_the_hub_would_be(tmp_path):
     assert 25 < len(env.taskset) <= 40
     with pytest.raises(UsageError, match="no data set"):
         agentgym.make("bring/rows", path=f"hf:{tmp_path}:nowhere")
+
+
+# The rows of the Berkeley Function-Calling Leaderboard
+
+
+def played(script, task="train/multi_turn_base_0", reward="outcome"):
+    env = agentgym.make("bring/bfcl", reward=reward)
+    env.reset(seed=1, options={"task": task})
+    for action in script(list(env.oracle())):
+        if env.episode.stop_reason is None:
+            env.step(action)
+    return env
+
+
+def test_its_rows_pass_the_audit():
+    report = check("bring/bfcl", tasks=6)
+    assert report.passed, [c for c in report.checks if c.status == "fail"]
+
+
+@pytest.mark.parametrize("kind", ["base", "miss_param", "long_context"])
+def test_the_reference_calls_solve_their_rows(kind):
+    env = agentgym.make("bring/bfcl", kinds=kind, split="test")
+    for task in env.taskset.ids()[:12]:
+        env.reset(seed=1, options={"task": task})
+        for action in list(env.oracle()):
+            env.step(action)
+        assert env.episode.success, task
+
+
+def test_each_turn_must_leave_the_state_and_return_what_the_reference_does():
+    look, other = agentgym.messages.call("ls"), agentgym.messages.call("touch", file_name="stray.txt")
+    for name, script, share in (
+        ("as the reference", lambda s: s, 1.0), ("looking around besides", lambda s: [look, *s], 1.0), ("a stray file", lambda s: [other, *s], 0.0),
+        ("a call left out", lambda s: s[1:], 0.0), ("nothing done", lambda s: ["done"] * 4, 0.0), ("the first turn alone", lambda s: [*s[:4], *["done"] * 3], 0.25),
+    ):  # fmt: skip
+        env = played(script)
+        verdict = env.episode.verdicts["task"]
+        assert (verdict.value, env.episode.turns[-1].verdicts["followed"].value) == (float(share == 1.0), share), name
+
+
+def test_the_next_question_comes_once_the_agent_says_something_and_wrong_calls_are_answers():
+    env = agentgym.make("bring/bfcl")
+    first, _ = env.reset(seed=1, options={"task": "train/multi_turn_base_0"})
+    assert "No such" in env.step(agentgym.messages.call("cd", folder="nowhere"))[0] and "error" in env.step(agentgym.messages.call("cd", fold="x"))[0]
+    assert "there is no tool" in env.step(agentgym.messages.call("fly"))[0] and env.episode.turns[-1].verdicts["followed"].value == 0.0
+    asked = env.step("I am done with that.")[0]
+    assert "grep" in asked and asked != first and set(env.tools) >= {"cd", "mv", "post_tweet"} and env.tools["cd"].spec.parameters["type"] == "object"
+    with pytest.raises(UnknownName, match="miss_func"):
+        agentgym.make("bring/bfcl", kinds="miss_func")
+
+
+def test_the_verdict_is_the_leaderboards_own():
+    """Reference scripts, whole and damaged, judged by our rule and by the package's checker."""
+    from agentgym_bring.bfcl import rows
+    from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import multi_turn_checker
+
+    env, agreed = agentgym.make("bring/bfcl", kinds="base"), []
+    for n, task in enumerate(env.taskset.ids()[:40]):
+        about = rows()[task]
+        turns = [list(calls) for calls in about["answers"]]
+        for damage in range(3):
+            kept = [calls[damage:] if i == damage - 1 else calls for i, calls in enumerate(turns)]
+            env.reset(seed=1, options={"task": task})
+            for calls in kept:
+                for call in calls:
+                    env.step(agentgym.messages.print_action("", [env._world.call_of(call)]))
+                if env.episode.stop_reason is None:
+                    env.step("done")
+            theirs = multi_turn_checker([[[c] for c in calls] for calls in kept], turns, about["row"], "multi_turn_base", f"model{n}x{damage}")
+            agreed.append((env.episode.success, theirs["valid"]))
+    assert all(ours == theirs for ours, theirs in agreed) and len(set(agreed)) == 2

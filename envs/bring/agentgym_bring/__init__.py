@@ -11,3 +11,13 @@ ROWS = EnvSpec(
     splits={"train": 0, "dev": 0, "test": 0},
     capabilities=Capabilities(snapshot=True),
 )
+BFCL = EnvSpec(
+    id="bring/bfcl-v0",
+    entry_point="agentgym_bring.bfcl:BfclEnv",
+    domain="your tasks",
+    summary="Multi-turn rows of the Berkeley Function-Calling Leaderboard over its own executable back-ends.",
+    splits={"train": 0, "dev": 0, "test": 0},
+    capabilities=Capabilities(snapshot=True),
+    requires=("bfcl_eval",),
+    install="pip install --no-deps bfcl-eval mpmath",
+)
