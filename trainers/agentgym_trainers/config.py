@@ -42,6 +42,7 @@ class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):
     max_tokens: Annotated[int, _says("longest action in tokens", ge=1)] = 64
     context: Annotated[int, _says("longest conversation in tokens", ge=16)] = 1024
     on_rewrite: Annotated[str, _says("for templates that rewrite history: refuse, or segment (each turn on its own)", pattern="^(refuse|segment)$")] = "refuse"
+    window: Annotated[int, _says("turns that the model sees, each then a segment of its own; 0: the whole conversation; kept with the model", ge=0)] = 0
     threads: Annotated[int, _says("CPU threads of torch; 0 leaves torch's default", ge=0)] = 0
     track: Annotated[str, _says("also write metrics to tensorboard, wandb or trackio", pattern="^(tensorboard|wandb|trackio)?$")] = ""
     out: Annotated[str, _says("run folder; default runs/<verb>-<date>")] = ""

@@ -23,6 +23,8 @@ from agentgym.messages import CLOSE, OPEN, ToolCall, call_id, print_action
 
 KEPT = 256
 """How many renderings are remembered."""
+WINDOW = "agentgym_window"
+"""The setting of a tokenizer, kept with its model, that says how many of the last turns the model sees; without it: all."""
 
 _USER: Message = {"role": "user", "content": "question"}
 _REASONED = "<think>\nquiet reasoning\n</think>\n\nspoken words"
@@ -38,7 +40,7 @@ class ChatRenderer:
     """A renderer over a Hugging Face tokenizer.
 
     ``on_rewrite`` says what to do with a template that rewrites history (drops earlier reasoning, changes earlier messages):
-    ``refuse`` it by name, or open a new ``segment`` each turn.
+    ``refuse`` it by name, or open a new ``segment`` each turn. A model that sees a ``window`` of turns has one for each turn, too.
 
     Raises:
         TemplateRefused: there is no template, it has no end-of-turn token, or it rewrites history.
@@ -53,7 +55,8 @@ class ChatRenderer:
         self.end_id = self._end_of_turn()
         self.stop_ids = frozenset(i for i in (self.end_id, tokenizer.eos_token_id) if isinstance(i, int))
         self.rewrites = self._why_rewritten()
-        self.segment_each_turn = bool(self.rewrites) and on_rewrite == "segment"
+        self.window = int(getattr(tokenizer, "init_kwargs", {}).get(WINDOW, 0))
+        self.segment_each_turn = self.window > 0 or (bool(self.rewrites) and on_rewrite == "segment")
         if self.rewrites and not self.segment_each_turn:
             raise TemplateRefused(f"the chat template of {self.name} rewrites history: {self.rewrites}; use on_rewrite=segment to train each turn on its own")
         self._dummies: dict[int, tuple[list[Message], str]] = {}
@@ -62,8 +65,9 @@ class ChatRenderer:
     # The three methods of a Renderer
 
     def open(self, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation so far, up to where the policy writes."""
-        return self._once(("open", tools, messages), lambda: self._encode(self._render(messages, tools=tools, ask=True)))
+        """The ids of a conversation so far, or of its window, up to where the policy writes."""
+        seen = windowed(messages, self.window) if self.window else messages
+        return self._once(("open", tools, seen), lambda: self._encode(self._render(seen, tools=tools, ask=True)))
 
     def bridge(self, messages: Sequence[Message], closed: bool = True) -> list[int]:
         """The ids between a sampled turn and the next, for ``messages`` that are new. ``closed``: the turn ended itself.
@@ -153,6 +157,15 @@ class ChatRenderer:
         if glue is None:
             raise TemplateRefused(f"the chat template of {self.name} rewrites history")
         return glue
+
+
+def windowed(messages: Sequence[Message], turns: int) -> list[Message]:
+    """What is left of a conversation: the system's messages (without any, all that came before the first answer), and the last ``turns`` turns."""
+    said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    if len(said) < turns:
+        return list(messages)
+    system = [m for m in messages[: said[0]] if m["role"] == "system"]
+    return [*(system or messages[: said[0]]), *messages[said[-turns] + 1 :]]
 
 
 def _answer() -> Message:

@@ -34,7 +34,7 @@ from agentgym_trainers.engine import Engine, TransformersEngine
 from agentgym_trainers.learner import Learner
 from agentgym_trainers.model import adapted, keep_memory, load_model, tiny_model, tiny_tokenizer
 from agentgym_trainers.parallel import from_first, rank, shard, world
-from agentgym_trainers.renderer import ChatRenderer
+from agentgym_trainers.renderer import WINDOW, ChatRenderer
 from agentgym_trainers.sampler import Shuffle
 from agentgym_trainers.seats import trainable
 from agentgym_trainers.supervised import oracle_episode, text_of_episode, warm_start
@@ -162,6 +162,8 @@ def open_run(config: Common, algorithm: Algorithm | None = None, start: Path | N
         model, tokenizer = load_model(config.model)
     if config.lora:
         model = adapted(model, config.lora, start)
+    if config.window:
+        tokenizer.init_kwargs[WINDOW] = config.window
     renderer = ChatRenderer(tokenizer, cast(Literal["refuse", "segment"], config.on_rewrite))
     out.mkdir(parents=True, exist_ok=True)
     if start is None and not rank():

@@ -9,7 +9,7 @@ from itertools import count, islice
 import torch
 from transformers import PreTrainedModel
 
-from agentgym.core import AgentEnv
+from agentgym.core import AgentEnv, Message
 from agentgym.episode import Episode, Tokens
 from agentgym.errors import CapabilityError
 from agentgym.game import GameEnv
@@ -35,12 +35,15 @@ def oracle_episode(env: AgentEnv, task: str, seed: int = 0, by: str = "oracle") 
 
 def tokenize(episode: Episode, renderer: ChatRenderer, env: AgentEnv) -> Episode:
     """Give a scripted episode the ids a model would have had to sample, stamped as from outside. Never used on an episode that has ids."""
-    tools = [t.spec for t in env.tools.values()]
+    tools, messages = [t.spec for t in env.tools.values()], list[Message]()
     for i, turn in enumerate(episode.turns):
-        before = renderer.open(tools, turn.observation) if i == 0 else renderer.bridge(turn.observation)
+        messages += turn.observation
+        whole = i == 0 or renderer.segment_each_turn
+        before = renderer.open(tools, messages) if whole else renderer.bridge(turn.observation)
+        messages.append(assistant_message(turn.action, turn.calls, i))
         said = [*renderer.tokenizer.encode(turn.action, add_special_tokens=False), renderer.end_id]
         mask, logprobs = [0] * len(before) + [1] * len(said), [0.0] * (len(before) + len(said))
-        turn.tokens = Tokens(before + said, mask, logprobs, {"temperature": 1.0}, [(str(OUTSIDE), len(said))])
+        turn.tokens = Tokens(before + said, mask, logprobs, {"temperature": 1.0}, [(str(OUTSIDE), len(said))], i if renderer.segment_each_turn else 0)
     return episode
 
 
