@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import trl
 from agentgym_trainers.model import tiny_tokenizer
-from agentgym_trainers.renderer import ChatRenderer, canonical
+from agentgym_trainers.renderer import WINDOW, ChatRenderer, canonical, windowed
+from agentgym_trainers.supervised import oracle_episode, tokenize
 from tiny import renderer, tokenizer
+from transformers import AutoTokenizer
 
 from agentgym import make
 from agentgym.errors import TemplateRefused
@@ -65,6 +67,34 @@ def test_a_template_that_rewrites_history_is_refused_by_name_or_opens_a_segment_
     with pytest.raises(TemplateRefused, match=name):
         load(name)
     assert load(name, "segment").segment_each_turn
+
+
+def test_a_window_shows_the_last_turns_and_is_kept_with_the_model(tmp_path):
+    system, told = {"role": "system", "content": "rules"}, [m["content"] for m in CONVERSATION]
+    assert [m["content"] for m in windowed([system, *CONVERSATION], 1)] == ["rules", told[4]]
+    assert [m["content"] for m in windowed([system, *CONVERSATION], 2)] == ["rules", *told[2:]]
+    assert [m["content"] for m in windowed(CONVERSATION, 1)] == [told[0], told[4]], "the task stays where no system message tells it"
+    assert windowed(CONVERSATION, 5) == CONVERSATION
+    made = tokenizer()
+    made.init_kwargs[WINDOW] = 1
+    made.save_pretrained(tmp_path)
+    again = ChatRenderer(AutoTokenizer.from_pretrained(tmp_path))
+    assert again.window == 1 and again.segment_each_turn
+    assert again.open([], [system, *CONVERSATION]) == ChatRenderer(tokenizer()).open([], [system, CONVERSATION[4]])
+
+
+def test_with_a_window_a_demonstration_is_what_the_engine_would_have_read(tmp_path):
+    made = tokenizer()
+    made.init_kwargs[WINDOW] = 1
+    windowed_renderer, env = ChatRenderer(made), make("tools/desk", levels=1)
+    episode = tokenize(oracle_episode(env, env.taskset.ids()[0]), windowed_renderer, env)
+    messages = []
+    for i, turn in enumerate(episode.turns):
+        messages += turn.observation
+        before = [t for t, m in zip(turn.tokens.ids, turn.tokens.mask, strict=True) if not m]
+        assert turn.tokens.segment == i and before == windowed_renderer.open([t.spec for t in env.tools.values()], messages)
+        messages.append(assistant_message(turn.action, turn.calls, i))
+    assert len(episode.turns) > 1
 
 
 def test_a_turn_that_was_cut_is_closed_by_a_token_that_is_not_the_policys():

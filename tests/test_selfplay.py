@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from agentgym_trainers.config import TrainConfig
+from agentgym_trainers.engine import load_engine
 from agentgym_trainers.train import train
 
 from agentgym.episode import read_episodes
@@ -85,3 +86,11 @@ def test_asker_answerer_and_judge_are_one_model_and_documents_grow(tmp_path):
     _, episodes, _ = run(tmp_path, env="arena/quiz", **seats, warm_steps=6)
     assert {e.seat for e in episodes} >= {0, 4, 5} and {e.group.rpartition("@")[2] for e in episodes} >= {"asker", "first", "judge"}
     assert all(len(t.observation[0]["content"]) < 900 for e in episodes for t in e.turns[:1])
+
+
+def test_with_a_window_each_turn_is_a_segment_and_its_checkpoint_keeps_it(tmp_path):
+    _, episodes, result = run(tmp_path, **TTT, against="self", window=1, warm_by="player")
+    tokens = [t.tokens for e in episodes for t in e.turns if t.tokens]
+    assert tokens and all(t.segment == i for e in episodes for i, t in enumerate(x.tokens for x in e.turns if x.tokens))
+    assert max(len(t.ids) for t in tokens) < 200
+    assert load_engine(result.checkpoint_after).renderer.window == 1
