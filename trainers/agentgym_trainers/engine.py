@@ -167,6 +167,8 @@ class TransformersEngine(TokenEngine):
         """Nothing to end: the model is the caller's."""
 
     async def _generate(self, key: str, prompt: list[int], limit: int, seed: tuple[int, int]) -> Sampled:
+        if self.renderer.segment_each_turn and key in self._owner:
+            self._lengths[self._owner[key]] = 0  # another segment: nothing that was read of the last one holds
         request = _Request(key, prompt, limit, np.random.Generator(np.random.Philox(key=list(seed))).random(limit))
         await self._complete(request)
         return Sampled(request.ids, request.logprobs, request.versions, request.finish or "stop")
