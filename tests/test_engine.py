@@ -4,9 +4,11 @@ import anyio
 import pytest
 import torch
 from agentgym_trainers.engine import TransformersEngine
+from agentgym_trainers.model import tiny_tokenizer
+from agentgym_trainers.renderer import WINDOW, ChatRenderer
 from agentgym_trainers.streams import make_batch
 from agentgym_trainers.update import score
-from tiny import model, renderer, tokenizer
+from tiny import WORDS, model, renderer, tokenizer
 
 from agentgym import make
 from agentgym.core import Conversation
@@ -75,6 +77,19 @@ def test_over_many_turns_the_recorded_log_probabilities_are_the_trainers(tempera
             n = sum(turn.tokens.mask)
             assert turn.tokens.mask == [0] * (len(turn.tokens.ids) - n) + [1] * n
             assert turn.tokens.weight_versions == [("0", n)] and turn.tokens.sampling == {"temperature": temperature}
+
+
+def test_with_a_window_each_turn_is_read_anew_and_its_log_probabilities_are_the_trainers():
+    """Whose keys of the turn before must not be taken for this one's: its text is another."""
+    made = tiny_tokenizer(WORDS, 600)
+    made.init_kwargs[WINDOW] = 1
+    engine = TransformersEngine(model(), ChatRenderer(made), max_tokens=8)
+    rollout = Rollout(lambda: make("tools/desk", levels=1, limits={"max_malformed": 6}), engine, max_tokens=8)
+    episodes = anyio.run(rollout.run, [Job(t, seed=i) for i, t in enumerate(make("tools/desk", levels=1).taskset.ids()[:6])])
+    assert max(t.tokens.segment for e in episodes for t in e.turns) >= 3
+    batch = make_batch(episodes, [1.0] * len(episodes), "token")
+    sampled = batch.mask_N > 0
+    assert (score(engine.model, batch) - batch.behaviour_logp_N)[sampled].abs().max() < 1e-4
 
 
 def test_sampled_ids_are_never_tokenised_again():
