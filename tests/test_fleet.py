@@ -1,6 +1,7 @@
 """Episodes on other processes and on Ray: what comes back is what would have been played here, whoever is lost on the way."""
 
 import json
+import socket
 import time
 from collections import Counter
 
@@ -63,6 +64,12 @@ def killed(kill, tmp_path, servers, n=120):
     return there
 
 
+def answers(url):
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.socket() as tried:
+        return tried.connect_ex((host, int(port))) == 0
+
+
 def test_a_process_that_is_killed_takes_nothing_with_it(tmp_path):
     servers = LocalServers(2, ["text/bandit"])
     there = killed(lambda: servers.processes[0].kill(), tmp_path, servers, 700)
@@ -79,9 +86,16 @@ def test_a_ray_node_that_is_killed_takes_nothing_with_it(tmp_path):
         doomed = [cluster.add_node(**node), cluster.add_node(**node)][1]
         ray.init(address=cluster.address, log_to_driver=False)
         servers = RayServers(3, ["text/bandit"])
-        assert len(set(ray.get([a.url.remote() for a in servers.actors]))) == 3
+        urls = set(ray.get([a.url.remote() for a in servers.actors]))
+        assert len(urls) == 3
         began = time.monotonic()
-        there = killed(lambda: cluster.remove_node(doomed, allow_graceful=False), tmp_path, servers)
+
+        def kill():
+            cluster.remove_node(doomed, allow_graceful=False)
+            while all(map(answers, urls)) and time.monotonic() - began < 100:  # its workers go a little after it
+                time.sleep(0.1)
+
+        there = killed(kill, tmp_path, servers)
         assert len({e.provenance["worker"] for e in there[-40:]}) >= 2 and time.monotonic() - began < 200, "those that are left go on together"
     finally:
         ray.shutdown()
