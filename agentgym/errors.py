@@ -167,7 +167,11 @@ class ServerFull(AgentGymError, RuntimeError):
 
 
 class ProtocolError(UsageError):
-    """Raised when a message is not of this protocol, too large, or of another version of it."""
+    """Raised when a message is not of this protocol, or of another version of it."""
+
+
+class MessageTooLarge(ProtocolError):
+    """Raised when a message is larger than the server reads."""
 
 
 class TemplateRefused(AgentGymError, ValueError):

@@ -66,7 +66,10 @@ class Keep(Struct, frozen=True):
 
 
 class Elsewhere(Protocol):
-    """Plays attempts in other processes. Raises a ``Fault`` for one that was lost there."""
+    """Plays attempts at tasks of a split of ``env`` in other processes. Raises a ``Fault`` for one that was lost there."""
+
+    env: str
+    split: str
 
     async def attempt(self, rollout: Rollout, job: Job, retry: int, /) -> EpisodeView: ...
 
@@ -228,7 +231,7 @@ class Rollout(Struct, frozen=True):
         try:
             require_valid(episode.verdicts)
         except Fault as fault:
-            _invalid(episode, fault)
+            invalid(episode, fault)
         else:
             episode.status = "valid"
             episode.terms = [term for turn in range(len(episode.turns)) for term in reward.at(episode, turn)]
@@ -251,9 +254,9 @@ class Rollout(Struct, frozen=True):
         try:
             view = await elsewhere.attempt(self, job, retry)
         except Fault as fault:
-            lost = Episode(f"{job.task}#{job.attempt}", "", job.task, "", "")
+            lost = Episode(f"{job.task}#{job.attempt}", elsewhere.env, job.task, "", elsewhere.split)
             self._label(lost, job, retry)
-            return EpisodeView(Task(job.task, "", ""), _invalid(lost, fault))
+            return EpisodeView(Task(job.task, "", elsewhere.split), invalid(lost, fault))
         if self.run_meter is not None:
             tokens = sum(t.usage.get("completion_tokens", 0) for t in view.episode.turns)
             self.run_meter.add(tokens, sum(t.duration_s for t in view.episode.turns), view.episode.cost, len(view.episode.turns))
@@ -270,14 +273,14 @@ class Rollout(Struct, frozen=True):
             if getattr(env, "episode", None) is before:
                 env.episode = Episode(f"{job.task}#{job.attempt}", env.id, job.task, "", env.split)
                 self._label(env.episode, job, retry)
-            return _invalid(env.episode, fault)
+            return invalid(env.episode, fault)
         if env.episode.status == "valid":
             self._inspect(env.verifiers, EpisodeView(env.task, env.episode, env.artefacts))
         return env.episode
 
     def _inspect(self, verifiers: Verifiers, view: EpisodeView) -> None:
         if self.quarantine is not None and (found := self.quarantine.inspect(verifiers, view)) is not None:
-            _invalid(view.episode, found)
+            invalid(view.episode, found)
 
     def _hopeless(self, episode: Episode) -> bool:
         """Whether a fresh environment could not help."""
@@ -430,7 +433,7 @@ async def call(env: AgentEnv, method: Callable[..., Any], *args: Any, **kwargs: 
         raise EnvironmentFault(f"{type(error).__name__} in {env.id}: {error}") from error
 
 
-def _invalid(episode: Episode, fault: Fault) -> Episode:
+def invalid(episode: Episode, fault: Fault) -> Episode:
     """An attempt that says nothing about the policy: no terms, no reward, and whose fault it was."""
     episode.status, episode.stop_reason, episode.terms = "invalid", StopReason.FAULT, []
     episode.culprit, episode.fault = fault.culprit, str(fault)[:2000]  # type: ignore[assignment]  # Fault.culprit is one of Culprit

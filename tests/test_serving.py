@@ -187,13 +187,22 @@ def test_the_oracle_is_told_only_where_the_server_was_told_to():
         assert env.task.data == {} and env.taskset[0].data == {}
 
 
+def test_a_server_plays_nothing_itself_unless_it_is_a_worker():
+    """The record of a scripted policy would tell the solution."""
+    with serving() as (_, url), http(url) as client:
+        session = opened(client)["session"]
+        answer = client.post(f"/sessions/{session}/play", json={"job": {"task": "x"}, "policy": "oracle"})
+        assert answer.status_code == 501 and "--plays" in answer.json()["message"]
+
+
 def test_an_agents_key_plays_its_own_session_and_does_nothing_else(told):
     with http(told[1]) as all_:
         mine, other = opened(all_), opened(all_)
         all_.post(f"/sessions/{mine['session']}/reset", json={"seed": 1})
         with http(told[1], mine["key"]) as agent:
             assert agent.post(f"/sessions/{mine['session']}/step", json={"action": READ}).status_code == 200
-            assert "observation" in agent.post(f"/sessions/{mine['session']}/look").json()
+            for told_agent in (agent.post(f"/sessions/{mine['session']}/look"), agent.post(f"/sessions/{mine['session']}/step", json={"action": READ})):
+                assert told_agent.json().keys() == {"observation"}
             for op in ("reset", "script", "save", "grade", "tasks", "end"):
                 assert agent.post(f"/sessions/{mine['session']}/{op}", json={}).status_code == 403
             assert agent.post(f"/sessions/{other['session']}/step", json={"action": READ}).status_code == 403
@@ -222,7 +231,7 @@ def test_wrong_tokens_foreign_origins_and_other_names_are_refused(told, monkeypa
 def test_no_file_of_the_servers_is_read_for_a_reward(told, tmp_path):
     (tmp_path / "r.toml").write_text("expression = \"outcome('task')\"")
     with http(told[1]) as client:
-        for reward in (str(tmp_path / "r.toml"), "../x"):
+        for reward in (str(tmp_path / "r.toml"), "../x", str(tmp_path / "a(b).toml")):
             assert opened(client, reward=reward)["error"] in ("UsageError", "UnknownName")
         assert "session" in opened(client, reward="2 * outcome('task')")
 
@@ -254,7 +263,7 @@ def test_what_is_too_large_is_refused_unread():
             assert client.post(f"/sessions/{session}/step", content=parts).status_code == 413
         with connect(url.replace("http", "ws") + "/ws", additional_headers={"Authorization": f"Bearer {TOKEN}"}) as ws:
             ws.send(json.dumps({"op": "step", "session": session, "action": "x" * 15_000}))
-            assert json.loads(ws.recv())["error"] == "ProtocolError"
+            assert json.loads(ws.recv())["error"] == "MessageTooLarge"
             ws.send("x" * 100_000)
             with pytest.raises(Exception, match="1009"):
                 ws.recv()
@@ -440,8 +449,8 @@ def test_prose_is_said_and_wrong_tools_are_answers_not_failures(told):
         names, pulled, *wrong = asyncio.run(_mcp(told[1], session, play))
         assert names == ["observe", "say"] and "pulls left" in pulled.content[0].text and all(w.is_error for w in wrong)
         other = opened(client)
-        with pytest.raises(Exception):  # noqa: B017  # whatever the client makes of a 403
-            asyncio.run(_mcp(told[1], {**session, "session": other["session"]}, play))
+        foreign = httpx.post(f"{told[1]}/mcp/{other['session']}", headers={"Authorization": f"Bearer {session['key']}"}, json={})
+        assert foreign.status_code == 403 and "another session" in foreign.json()["message"]
 
 
 def test_a_hundred_agents_over_mcp_at_once_lose_no_call(told):
@@ -636,7 +645,10 @@ def test_what_is_streamed_is_what_would_have_been_sent(dialect, tmp_path):
 def test_a_model_is_asked_with_a_sessions_key_and_in_sense(tmp_path):
     with modelled(Says(), tmp_path) as (_, url, client):
         key = opened(client)["key"]
-        post = lambda token, body, **more: httpx.post(f"{url}/v1/chat/completions", headers={"Authorization": f"Bearer {token}"}, json=body, **more)  # noqa: E731
+
+        def post(token, body):
+            return httpx.post(f"{url}/v1/chat/completions", headers={"Authorization": f"Bearer {token}"}, json=body)
+
         assert post(TOKEN, {"messages": ASKED}).status_code == 403 and post("wrong", {"messages": ASKED}).status_code == 403
         picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
         for wrong in ({}, {"messages": []}, {"messages": ASKED, "n": 2}, {"messages": picture}, {"messages": [3]}, {"messages": [{"role": "user"}, {}]}):
@@ -654,3 +666,22 @@ def test_each_episode_of_a_session_is_kept_by_itself(tmp_path):
                 answer = httpx.post(f"{url}/v1/chat/completions", headers={"Authorization": f"Bearer {session['key']}"}, json={"messages": ASKED})
                 assert answer.status_code == 200
     assert [len(e.turns) for e in agentgym.episode.read_episodes(tmp_path / "episodes.jsonl")] == [2, 1]
+
+
+def test_another_history_or_other_tools_begin_another_segment(model, tmp_path):
+    """An answer that was not sampled here, put between: what is new would be read without it."""
+    with modelled(model, tmp_path) as (_, url, client):
+        session = opened(client)
+
+        def ask(messages, **more):
+            body = {"messages": messages, "max_tokens": 4, **more}
+            return httpx.post(f"{url}/v1/chat/completions", headers={"Authorization": f"Bearer {session['key']}"}, json=body).json()["choices"][0]["message"]
+
+        client.post(f"/sessions/{session['session']}/reset", json={"seed": 3})
+        said = [*ASKED, ask(ASKED)]
+        more = {"role": "user", "content": "and then?"}
+        for messages, tools in (([*said, more], None), ([*said, more, {"role": "assistant", "content": "done"}, more], None), ([*said, more], [FUNCTION])):
+            ask(messages, **({"tools": tools} if tools else {}))
+        client.delete(f"/sessions/{session['session']}")
+    (kept,) = agentgym.episode.read_episodes(tmp_path / "episodes.jsonl")
+    assert [t.tokens.segment for t in kept.turns] == [0, 0, 1, 2] and len(kept.turns[2].observation) == 6

@@ -34,6 +34,7 @@ class ServeConfig(Struct, forbid_unknown_fields=True):
     temperature: Annotated[float, Meta(description="sampling temperature of --policy", ge=0)] = 1.0
     max_tokens: Annotated[int, Meta(description="longest answer of --policy in tokens", ge=1)] = 1024
     out: Annotated[str, Meta(description="folder for the episodes that --policy's sessions come to")] = ""
+    plays: Annotated[bool, Meta(description="play whole attempts by policies made here, as the workers of agentgym eval --workers do")] = False
     sessions: Annotated[int, Meta(description="sessions held at once", ge=1)] = 4096
     idle: Annotated[float, Meta(description="seconds after which an idle session is ended", gt=0)] = 1800.0
 
@@ -54,7 +55,7 @@ def serve(config: ServeConfig, screen: Screen) -> Answer:
     local = config.host in ("127.0.0.1", "localhost", "::1")
     if not local and len(token) < 16:
         raise UsageError(f"to listen on {config.host}, say a token of 16 characters or more with --token or AGENTGYM_TOKEN")
-    sessions = Sessions(config.envs, options=config.option, bounds=Bounds(config.sessions, config.idle), oracle=config.with_oracle)
+    sessions = Sessions(config.envs, options=config.option, bounds=Bounds(config.sessions, config.idle), oracle=config.with_oracle, plays=config.plays)
     if config.out and not config.policy:
         raise UsageError("--out keeps what --policy says; without a policy there is nothing to keep")
     recorder = None

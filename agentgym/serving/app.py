@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agentgym.errors import AgentGymError, ProtocolError, Unauthorised
+from agentgym.errors import AgentGymError, MessageTooLarge, ProtocolError, Unauthorised
 from agentgym.registry import EnvSpec, spec
 from agentgym.serving import protocol as p
 from agentgym.serving.chat import Chat, decoded, whose
@@ -182,7 +182,7 @@ class Server:
     async def _answered(self, data: bytes | str, key: str | None, opened: list[Session]) -> bytes:
         try:
             if len(data) > self.sessions.bounds.message_bytes:
-                raise ProtocolError(f"a message of {len(data):,} characters; at most {self.sessions.bounds.message_bytes:,} are read")
+                raise MessageTooLarge(f"a message of {len(data):,} characters; at most {self.sessions.bounds.message_bytes:,} are read")
             request = p.read(data)
             if isinstance(request, p.Offer):
                 token_alone(key)
@@ -220,21 +220,16 @@ def token_alone(key: str | None) -> None:
 
 
 async def body(request: Request, most: int) -> bytes:
-    """The body of a request. Raises ``ProtocolError`` if it is larger than ``most``, without having read it."""
-    data = bytearray()
-    told = request.headers.get("content-length", "0")
-    async for part in request.stream() if not told.isdecimal() or int(told) <= most else _too_much():
-        data += part
-        if len(data) > most:
-            break
-    if len(data) > most or (told.isdecimal() and int(told) > most):
-        raise ProtocolError(f"a body of more than {most:,} bytes")
-    return bytes(data)
-
-
-async def _too_much() -> AsyncIterator[bytes]:
-    return
-    yield
+    """The body of a request. Raises ``MessageTooLarge`` if there is more than ``most`` of it, of which no more is read."""
+    told, data = request.headers.get("content-length", "0"), bytearray()
+    if told.isdecimal() and int(told) <= most:
+        async for part in request.stream():
+            data += part
+            if len(data) > most:
+                break
+        else:
+            return bytes(data)
+    raise MessageTooLarge(f"a body of more than {most:,} bytes")
 
 
 def _as(kind: type[Any], data: bytes) -> Any:
@@ -247,8 +242,7 @@ def _as(kind: type[Any], data: bytes) -> Any:
 
 def refuse(error: AgentGymError) -> Response:
     """An error as a response."""
-    return Response(p.encode(p.refusal(error)), 413 if "more than" in str(error) and isinstance(error, ProtocolError) else p.status(error),
-                    media_type="application/json")  # fmt: skip
+    return Response(p.encode(p.refusal(error)), p.status(error), media_type="application/json")
 
 
 def _json(content: Any) -> Response:

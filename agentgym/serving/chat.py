@@ -6,6 +6,7 @@ sampled from.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,13 +176,8 @@ def _logprobs(completion: Completion) -> Json | None:
                         if m]}  # fmt: skip
 
 
-_count = 0
-
-
 def _name() -> str:
-    global _count
-    _count += 1
-    return f"{_count:012x}"
+    return secrets.token_hex(12)
 
 
 def _json(content: Any) -> Response:

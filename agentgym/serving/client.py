@@ -13,7 +13,7 @@ import numpy as np
 from agentgym.core import AgentEnv, EpisodeView, Limits, Message, Obs, Scene, Snapshot, StepResult, StopReason, Task, TaskSet, Verdict
 from agentgym.episode import Episode
 from agentgym.errors import ActionTypeError, CapabilityError, EnvironmentClosed, UnknownName, UsageError
-from agentgym.messages import Tool
+from agentgym.messages import Tool, ToolSpec
 from agentgym.picture import unpacked
 from agentgym.registry import EnvSpec, installed
 from agentgym.rewards.spec import Spec, World
@@ -55,14 +55,17 @@ class RemoteTasks(TaskSet):
     def __init__(self, env: RemoteEnv) -> None:
         self._env, self._key = env, (env.url, env.id, env.split, repr(sorted(env._options.items())))
 
-    @property
-    def _ids(self) -> tuple[str, ...]:  # type: ignore[override]  # a plain attribute where the tasks are at hand
+    def ids(self) -> Sequence[str]:
+        """All ids, asked for once."""
         if self._key not in _IDS:
             _IDS[self._key] = tuple(self._env.ask(p.Tasks(), list[str]))
         return _IDS[self._key]
 
-    def __getitem__(self, index: int) -> Task:  # type: ignore[override]  # no slices: tasks are asked for one at a time
-        return self.get(self._ids[index])
+    def __len__(self) -> int:
+        return len(self.ids())
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]  # no slices, as in the base
+        return self.get(self.ids()[index])
 
     def get(self, task_id: str) -> Task:
         """The task of that id. Raises ``UnknownName``."""
@@ -85,7 +88,7 @@ class RemoteEnv(AgentEnv):
             raise UnknownName("render mode", render_mode, self.metadata["render_modes"])
         self._wire = Wire(self.url, token())
         opened = self.ask(p.Open("", self.id, split, str(reward), options, True, p.VERSION), p.Opened)
-        self.tools = {t.name: Tool(t, msgspec.Struct, _elsewhere, ()) for t in opened.tools}
+        self.tools = _tools(opened.tools)
         super().__init__(split=split, reward=reward, render_mode=render_mode)
 
     def ask(self, request: p.Request, answer: Any) -> Any:
@@ -194,7 +197,7 @@ class RemoteEnv(AgentEnv):
         self._require_running()
         if not isinstance(action, str):
             raise ActionTypeError(f"an action is a str, not {type(action).__name__}")
-        return p.Step("", action[:MOST])
+        return p.Step("", action[:MOST].encode("utf-8", "replace").decode())  # what is no text cannot be sent
 
     def _begun(self, shown: p.Shown, seed: int | None) -> tuple[Obs, dict[str, Any]]:
         assert shown.task is not None and shown.limits is not None
@@ -204,6 +207,8 @@ class RemoteEnv(AgentEnv):
             reward=self.reward_name, limits=msgspec.structs.asdict(shown.limits), options=self._options_to_record(),
         )  # fmt: skip
         self.artefacts = {}
+        if shown.tools is not None:
+            self.tools = _tools(shown.tools)
         self._take(shown)
         self.episode.start_hash, self.episode.start_anchor = self._hash, self._shown.anchor
         return self._observation(), shown.info
@@ -217,7 +222,7 @@ class RemoteEnv(AgentEnv):
         self._malformed = shown.malformed
         if ending is not None:
             self._status = "over"
-            episode.stop_reason, episode.status, episode.verdicts, episode.closing = ending.stop_reason, ending.status, ending.verdicts, ending.closing  # type: ignore[assignment]
+            episode.stop_reason, episode.status, episode.verdicts, episode.closing = ending.stop_reason, ending.status, ending.verdicts, ending.closing
             episode.fault, episode.culprit = ending.fault, ending.culprit
             self.artefacts = ending.artefacts
         self._take(shown)
@@ -234,6 +239,10 @@ class RemoteEnv(AgentEnv):
 
 def _task(told: Mapping[str, Any]) -> Task:
     return msgspec.convert({**told, "data": {}}, Task)
+
+
+def _tools(specs: Sequence[ToolSpec]) -> dict[str, Tool]:
+    return {t.name: Tool(t, msgspec.Struct, _elsewhere, ()) for t in specs}
 
 
 def _elsewhere(*args: Any, **kwargs: Any) -> Any:

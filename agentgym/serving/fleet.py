@@ -22,6 +22,7 @@ import msgspec
 
 from agentgym.core import EpisodeView, Task
 from agentgym.errors import MissingExtra, UsageError
+from agentgym.registry import resolve
 from agentgym.rollout import Job, Rollout
 from agentgym.serving import protocol as p
 from agentgym.serving.wire import Lost, Wire
@@ -64,6 +65,7 @@ class Fleet:
     """
 
     def __init__(self, servers: Servers, opens: p.Open, policy: str, settings: dict[str, Any], task: Callable[[str], Task]) -> None:
+        self.env, self.split = resolve(opens.env), opens.split
         self.servers, self.opens, self.policy, self.settings, self.task = servers, opens, policy, settings, task
         self.workers = [_Worker() for _ in range(servers.count)]
 
@@ -82,6 +84,9 @@ class Fleet:
                 played: p.Played = await wire.aask(asked, p.Played)
             except Lost:
                 worker.lost()
+                raise
+            except BaseException:
+                wire.close()
                 raise
         finally:
             worker.playing -= 1
@@ -104,10 +109,10 @@ class Fleet:
                     worker.begun = True
         try:
             wire = await anyio.to_thread.run_sync(Wire, worker.url, self.servers.token)
+            await wire.aask(self.opens, p.Opened)
         except Lost:
             worker.lost()
             raise
-        await wire.aask(self.opens, p.Opened)
         return wire
 
     def close(self) -> None:
@@ -127,13 +132,17 @@ class LocalServers:
 
     async def url(self, number: int, patience: float) -> str:
         """The address of a process, which is started here."""
-        return await anyio.to_thread.run_sync(self._start, number)
+        try:
+            with anyio.fail_after(patience):
+                return await anyio.to_thread.run_sync(self._start, number, abandon_on_cancel=True)
+        except TimeoutError:
+            raise Lost(f"worker {number} did not start within {patience:g} s") from None
 
     def _start(self, number: int) -> str:
         if (old := self.processes.get(number)) is not None:
             old.kill()
             old.wait()
-        command = [sys.executable, "-m", "agentgym", "serve", *self.envs, "--port", "0", "--sessions", "65536", "--idle", "86400"]
+        command = [sys.executable, "-m", "agentgym", "serve", *self.envs, "--port", "0", "--plays", "--sessions", "65536", "--idle", "86400"]
         started = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "AGENTGYM_TOKEN": self.token, "OMP_NUM_THREADS": "1"}
         )
@@ -210,7 +219,7 @@ class RayWorker:
         from agentgym.serving.app import Server, alive, settings
         from agentgym.serving.sessions import Bounds, Sessions
 
-        sessions = Sessions(envs, bounds=Bounds(sessions=65_536, idle_s=86_400))
+        sessions = Sessions(envs, bounds=Bounds(sessions=65_536, idle_s=86_400), plays=True)
         node: str = importlib.import_module("ray").util.get_node_ip_address()
         listening = socket.create_server((node, 0), backlog=4096)
         alive(listening)

@@ -159,7 +159,7 @@ class Ending(Struct, omit_defaults=True):
     """How an episode ended, for its record."""
 
     stop_reason: StopReason
-    status: str
+    status: Literal["running", "valid", "invalid"]
     verdicts: dict[str, Verdict]
     closing: list[Message] = []
     artefacts: dict[str, bytes] = {}
@@ -175,10 +175,12 @@ class Played(Struct):
 
 
 class Shown(Struct, omit_defaults=True):
-    """What ``reset``, ``step``, ``end``, ``look`` and ``restore`` answer: Gymnasium's five, and for a record the turn, the task and the end."""
+    """What ``reset``, ``step``, ``end``, ``look`` and ``restore`` answer: Gymnasium's five, and for a record the turn, the task (with its tools, if they
+    are its own) and the end. An agent is told the observation and whether the episode is over, and nothing else.
+    """
 
     observation: str
-    info: dict[str, Json]
+    info: dict[str, Json] = {}
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
@@ -189,6 +191,7 @@ class Shown(Struct, omit_defaults=True):
     seed: int | None = None
     malformed: int = 0
     limits: Limits | None = None
+    tools: list[ToolSpec] | None = None
     ending: Ending | None = None
 
 
@@ -201,7 +204,7 @@ class Refused(Struct):
 
 
 STATUS: dict[type[BaseException], int] = {
-    errors.SessionGone: 410, errors.SessionBusy: 409, errors.Unauthorised: 403, errors.ServerFull: 503, errors.ProtocolError: 400,
+    errors.SessionGone: 410, errors.SessionBusy: 409, errors.Unauthorised: 403, errors.ServerFull: 503, errors.MessageTooLarge: 413, errors.ProtocolError: 400,
     errors.UnknownName: 404, UsageError: 422,
     errors.CallOrderError: 409, errors.CapabilityError: 501, errors.MissingExtra: 501, Fault: 502, AgentGymError: 422,
 }  # fmt: skip

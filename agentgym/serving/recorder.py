@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from agentgym.core import Completion, Conversation, Message, Policy, Tokens, Too
 from agentgym.episode import Episode, EpisodeStore, Turn
 from agentgym.errors import Fault
 from agentgym.messages import assistant_message, parse_action
-from agentgym.rollout import call
+from agentgym.rollout import call, invalid
 from agentgym.serving.sessions import Session
 from agentgym.verdict import StopReason
 
@@ -33,19 +34,28 @@ class _Call(Struct):
 
 
 class _Thread(Struct):
-    """A segment: the messages so far and their tokens. ``busy`` while a call goes on from it, so that another opens one of its own."""
+    """A conversation that only grew: its tools, the messages so far, their tokens. ``busy`` while a call goes on from it, so that another begins its own."""
 
-    messages: list[Message]
-    tokens: list[Tokens]
+    name: str
+    tools: Sequence[ToolSpec]
+    messages: list[Message] = []
+    tokens: list[Tokens] = []
     busy: bool = True
+
+    def goes_on(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> bool:
+        """Whether these messages are what was said here and what the world says to it: an answer that was not sampled here is another history."""
+        n = len(self.messages)
+        new = messages[n:]
+        return not self.busy and bool(new) and tools == self.tools and all(map(_same, self.messages, messages)) and all(m["role"] != "assistant" for m in new)
 
 
 class _Log(Struct):
     """The calls of one episode of a session; ``world`` is its own record, None until the world has begun."""
 
     world: Episode | None
-    calls: list[_Call]
-    threads: list[_Thread]
+    calls: list[_Call] = []
+    threads: list[_Thread] = []
+    segments: dict[tuple[str, int], int] = {}
 
 
 class Recorder:
@@ -54,23 +64,25 @@ class Recorder:
     def __init__(self, policy: Policy, store: EpisodeStore | None = None) -> None:
         self.policy, self.store = policy, store
         self._logs: dict[str, _Log] = {}
+        self._threads = count()
 
     async def ask(self, session: Session, messages: Sequence[Message], tools: Sequence[ToolSpec], max_tokens: int | None) -> Completion:
         """One completion, recorded. Raises what the policy raises: then nothing is."""
         log = self._log(session)
-        at = next((i for i, t in reversed(list(enumerate(log.threads))) if not t.busy and _goes_on(t.messages, messages)), None)
-        if at is None:
-            at = len(log.threads)
-            log.threads.append(_Thread([], []))
-        thread, steps = log.threads[at], len(log.world.turns) if log.world is not None else 0
+        steps = len(log.world.turns) if log.world is not None else 0
+        thread = next((t for t in reversed(log.threads) if t.goes_on(messages, tools)), None) or _Thread(f"{session.id}/{next(self._threads)}", tools)
         thread.busy = True
         try:
             seed = (log.world.seed or 0 if log.world is not None else 0) + len(log.calls)
-            name = f"{session.id}/{id(log)}/{at}"
-            completion = await self.policy.act(Conversation(name, messages, tools, thread.tokens, max_tokens, seed=seed))
+            completion = await self.policy.act(Conversation(thread.name, messages, tools, thread.tokens, max_tokens, seed=seed))
         finally:
             thread.busy = False
-        tokens = msgspec.structs.replace(completion.tokens, segment=at) if completion.tokens is not None else None
+        if not any(t is thread for t in log.threads):
+            log.threads.append(thread)
+        tokens = completion.tokens
+        if tokens is not None:  # an engine may open a segment for each turn; those of all threads are numbered as they come
+            segment = log.segments.setdefault((thread.name, tokens.segment), len(log.segments))
+            tokens = msgspec.structs.replace(tokens, segment=segment)
         log.calls.append(_Call(list(messages[len(thread.messages) :]), completion.action, tokens, completion.usage, steps))
         thread.messages = [*messages, _as_answered(completion.action, len(log.calls))]
         thread.tokens = [*thread.tokens, tokens] if tokens is not None else []
@@ -79,7 +91,7 @@ class Recorder:
     def _log(self, session: Session) -> _Log:
         """The log of the episode that the session plays now."""
         world = session.env.episode if hasattr(session.env, "episode") else None
-        log = self._logs.setdefault(session.id, _Log(world, [], []))
+        log = self._logs.setdefault(session.id, _Log(world))
         log.world = log.world or world
         return log
 
@@ -111,8 +123,7 @@ class Recorder:
             try:
                 await call(env, env.end, StopReason.TIMEOUT)
             except Fault as fault:
-                env.episode.status, env.episode.stop_reason, env.episode.fault = "invalid", StopReason.FAULT, str(fault)[:2000]
-                env.episode.culprit = fault.culprit  # type: ignore[assignment]  # one of Culprit
+                invalid(env.episode, fault)
         episode = self.episode(session)
         self._logs.pop(session.id, None)
         if episode is not None and self.store is not None:
@@ -124,12 +135,8 @@ def _as_answered(action: str, turn: int) -> Message:
     return assistant_message(action, parse_action(action, max_chars=1 << 20, max_calls=64).calls, turn)
 
 
-def _goes_on(said: Sequence[Message], messages: Sequence[Message]) -> bool:
-    """Whether messages begin with what was said; ids of calls are each side's own."""
-    return len(messages) > len(said) and all(map(_same, said, messages))
-
-
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two messages say the same; ids of calls are each side's own."""
     return _essence(one) == _essence(other)
 
 

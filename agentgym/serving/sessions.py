@@ -9,12 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+import anyio
 import msgspec
 from msgspec import Struct
 
 from agentgym.core import AgentEnv, EpisodeView, Policy, Snapshot
 from agentgym.episode import Episode
 from agentgym.errors import CapabilityError, ProtocolError, ResetNeeded, ServerFull, SessionBusy, SessionGone, Unauthorised, UnknownName, UsageError
+from agentgym.messages import Tool
 from agentgym.picture import packed
 from agentgym.policies import resolve as policy_of
 from agentgym.quarantine import Quarantine
@@ -54,17 +56,22 @@ class Session(Struct):
     used: float
     busy: bool = False
     script: Iterator[str] = iter(())
+    tools: Mapping[str, Tool] = {}
 
 
 class Sessions:
-    """Makes, plays and ends sessions. ``envs`` may be made; ``options`` are given to each; ``oracle`` says whether solutions are told.
+    """Makes, plays and ends sessions. ``envs`` may be made; ``options`` are given to each; ``oracle`` says whether solutions are told,
+    ``plays`` whether whole attempts are played here by policies of the server's own, as workers do: a scripted policy's record tells solutions, too.
 
     Everything runs on one event loop: what must not interleave is marked ``busy``.
     """
 
-    def __init__(self, envs: Iterable[str], *, options: Mapping[str, Any] | None = None, bounds: Bounds | None = None, oracle: bool = False) -> None:
+    def __init__(
+        self, envs: Iterable[str], *, options: Mapping[str, Any] | None = None, bounds: Bounds | None = None, oracle: bool = False, plays: bool = False
+    ) -> None:
         self.envs = [resolve(e) for e in envs]
         self.options, self.bounds, self.oracle = dict(options or {}), bounds or Bounds(), oracle
+        self.plays = plays
         self.open: dict[str, Session] = {}
         self.recorder: Recorder | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -96,9 +103,12 @@ class Sessions:
             return {}
         session.used, session.busy = time.monotonic(), True
         try:
-            return await self._ops[type(request)](session, request)
+            answer = await self._ops[type(request)](session, request)
         finally:
             session.busy, session.used = False, time.monotonic()
+        if key is not None and isinstance(answer, p.Shown):  # no reward, no verdict and no hash is an agent's to see
+            return p.Shown(answer.observation, terminated=answer.terminated, truncated=answer.truncated, screenshot=answer.screenshot)
+        return answer
 
     def session(self, name: str) -> Session:
         """The session of that name. Raises ``SessionGone``."""
@@ -120,10 +130,10 @@ class Sessions:
         name = resolve(request.env) if request.env else self.envs[0]
         if name not in self.envs:
             raise UnknownName("environment of this server", request.env, self.envs)
-        if "(" not in request.reward and (request.reward.endswith(".toml") or "/" in request.reward):
+        if request.reward.strip().endswith(".toml"):
             raise UsageError("a reward is named, or written out as an expression; files are read by no server")
         env = make(name, split=request.split, reward=request.reward, **{**request.options, **self.options})
-        session = Session(secrets.token_hex(8), secrets.token_urlsafe(16), env, request.record, time.monotonic())
+        session = Session(secrets.token_hex(8), secrets.token_urlsafe(16), env, request.record, time.monotonic(), tools=env.tools)
         self.open[session.id] = session
         self._keys[session.key] = session.id
         player = type(env).player is not AgentEnv.player
@@ -245,7 +255,8 @@ class Sessions:
             episode = msgspec.msgpack.decode(request.episode, type=Episode)
         except msgspec.MsgspecError as error:
             raise ProtocolError(f"not an episode: {error}") from None
-        return env.verifiers[request.verifier](EpisodeView(env.taskset.get(episode.task), episode, request.artefacts))
+        view = EpisodeView(env.taskset.get(episode.task), episode, request.artefacts)
+        return await anyio.to_thread.run_sync(env.verifiers[request.verifier], view)
 
     async def _record(self, session: Session, request: p.Record) -> Episode:
         lived = self.recorder.episode(session) if self.recorder is not None else None
@@ -254,6 +265,8 @@ class Sessions:
         return lived or session.env.episode
 
     async def _play(self, session: Session, request: p.Play) -> p.Played:
+        if not self.plays:
+            raise CapabilityError("this server plays nothing itself; workers are started with --plays")
         known = msgspec.json.encode((request.policy, request.settings), order="sorted")
         if known not in self._policies:
             self._policies[known] = policy_of(request.policy, **request.settings)
@@ -278,6 +291,8 @@ class Sessions:
         shown.malformed = env._malformed
         if fresh:
             shown.task, shown.digest, shown.seed, shown.limits = self._task(env), env.episode.task_digest, env.episode.seed, env.limits
+            if env.tools is not session.tools:
+                session.tools, shown.tools = env.tools, [t.spec for t in env.tools.values()]
         elif turn:
             shown.turn = msgspec.structs.replace(env.episode.turns[-1], observation=[], action="")
         if terminated or truncated:

@@ -68,9 +68,13 @@ class Wire:
             AgentGymError: it was refused, for the reason that the error tells.
             Lost: the server has gone.
         """
-        self._send(request)
-        while (data := self._whole()) is None:
-            self._take(self._receive())
+        try:
+            self._send(request)
+            while (data := self._whole()) is None:
+                self._take(self._receive())
+        except BaseException:
+            self.close()  # the answer may still come: nobody must take it for another's
+            raise
         return _read(data, answer)
 
     async def aask(self, request: p.Request, answer: Any) -> Any:
@@ -83,7 +87,7 @@ class Wire:
                 await anyio.wait_readable(self._socket)
                 self._take(self._receive())
         except BaseException:
-            self.close()  # the answer may still come: nobody must take it for another's
+            self.close()
             raise
         return _read(data, answer)
 

@@ -32,6 +32,8 @@ KINDS = ("base", "miss_param", "long_context")
 SPLITS = ("train",) * 6 + ("dev",) + ("test",) * 3
 SAID = 4000
 """Characters of a result that an agent is shown."""
+HUGE = 10_000
+"""The largest exponent, and the most digits, that are worked out."""
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 
 
@@ -51,7 +53,9 @@ class World:
             self.methods |= {n: m for n, m in inspect.getmembers(made, inspect.ismethod) if not n.startswith("_")}
 
     def run(self, call: ToolCall) -> str:
-        """What a call returns, as text; what it raises is an answer, too."""
+        """What a call returns, as text; what it raises is an answer, too. Numbers that a calculator would work on for ever are refused."""
+        if any(abs(call.arguments.get(name) or 0) > HUGE for name in ("exponent", "precision") if isinstance(call.arguments.get(name), (int, float))):
+            return f"error: more than {HUGE}"
         try:
             found = self.methods[call.name](**call.arguments)
         except Exception as error:  # whatever a back-end makes of wrong arguments

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
-from agentgym_verifiers.rules import Exact, Noted, load
+from agentgym_verifiers.rules import Noted, load
+from msgspec import Struct
 
-from agentgym.core import Action, AgentEnv, Capabilities, Limits, Scene, StopReason, Task, TaskSet, Verifier
+from agentgym.core import Action, AgentEnv, Capabilities, EpisodeView, Limits, Message, Scene, StopReason, Task, TaskSet, Verdict, Verifier
 from agentgym.episode import digest
 from agentgym.errors import MissingExtra, UsageError
 from agentgym.rewards import Spec, outcome, standard, step
@@ -30,6 +31,15 @@ SPLITS = ("train", "dev", "test")
 Row = dict[str, Any]
 
 
+class AsTold(Struct, frozen=True):
+    """The verdict of the rule that the task names."""
+
+    level: ClassVar[Literal["outcome"]] = "outcome"
+
+    def __call__(self, view: EpisodeView) -> Verdict:
+        return load(view.task.data["by"])(view)
+
+
 class RowsEnv(AgentEnv):
     """Options: ``path`` (a ``.jsonl`` file, or ``hf:NAME`` or ``hf:NAME:SPLIT`` of the hub), ``prompt`` (a field, or a text with ``{field}`` in it),
     ``answer`` (the field that the rule compares with), ``by`` (``exact``, ``number``, ``math``, or a rule written out), ``system`` (what is said first).
@@ -39,22 +49,23 @@ class RowsEnv(AgentEnv):
 
     id = "bring/rows-v0"
     capabilities = Capabilities(snapshot=True)
-    verifiers: ClassVar[Mapping[str, Verifier]] = {"form": Noted(fact="form", kept=True), "answer": Exact(answer="fact:answer")}
+    verifiers: ClassVar[Mapping[str, Verifier]] = {"form": Noted(fact="form", kept=True), "answer": AsTold()}
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("answer"), 0.02 * step("form"), step("form"))
 
     def __init__(self, *, path: str = "", prompt: str = "prompt", answer: str = "answer", by: str = "exact", system: str = "", **base: Any) -> None:
-        self._rows = rows(path or str(EXAMPLE), prompt, answer)
+        self._rows, self._by = rows(path or str(EXAMPLE), prompt, answer, _changed(path)), RULES.get(by, by)
+        load(self._by)
         self._system = system
         super().__init__(**base)
-        self.verifiers = {**type(self).verifiers, "answer": load(RULES.get(by, by))}  # type: ignore[misc]  # of this environment, as its options say
 
     def tasks(self, split: str) -> TaskSet:
         """The rows of a split, by the beginning of their digests."""
-        return TaskSet(list(self._rows[split]), lambda name: _task(name, split, *self._rows[split][name]))
+        return TaskSet(list(self._rows[split]), lambda name: _task(name, split, self._by, *self._rows[split][name]))
 
     def _begin(self, task: Task) -> Scene:
-        said = [{"role": "system", "content": self._system}] if self._system else []
-        return Scene([*said, {"role": "user", "content": task.instruction}], "asked", task.instruction)  # type: ignore[list-item]
+        messages: list[Message] = [{"role": "system", "content": self._system}] if self._system else []
+        messages.append({"role": "user", "content": task.instruction})
+        return Scene(messages, "asked", task.instruction)
 
     def _advance(self, action: Action) -> Scene:
         if action.calls:
@@ -87,8 +98,8 @@ def said(text: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def rows(path: str, prompt: str, answer: str) -> dict[str, dict[str, tuple[str, Any, Row]]]:
-    """By split and name: what is asked, what is right, and the row.
+def rows(path: str, prompt: str, answer: str, changed: float) -> dict[str, dict[str, tuple[str, Any, Row]]]:
+    """By split and name: what is asked, what is right, and the row. ``changed`` is when the file was: it is read again then.
 
     Raises:
         UsageError: there is no such file, or a row has no such field; the message names the line.
@@ -112,6 +123,11 @@ def rows(path: str, prompt: str, answer: str) -> dict[str, dict[str, tuple[str, 
     if not out["train"]:
         raise UsageError(f"{path} has no row for the split train")
     return out
+
+
+def _changed(path: str) -> float:
+    file = Path(path)
+    return file.stat().st_mtime if path and file.is_file() else 0.0
 
 
 def _read(path: str) -> Iterator[Row]:
@@ -138,10 +154,18 @@ def _hub(text: str) -> Sequence[Row]:
         raise MissingExtra("datasets", "pip install 'agentgym-bring[hub]'") from None
     name, _, split = text.partition(":")
     try:
-        return load_dataset(name, split=split or "train")  # type: ignore[no-any-return]
+        found: Sequence[Row] = load_dataset(name, split=split or "train")
     except (OSError, ValueError) as error:
         raise UsageError(f"no data set {name!r} with a split {split or 'train'!r}: {str(error).splitlines()[0][:200]}") from None
+    return found
 
 
-def _task(name: str, split: str, asked: str, gold: Any, row: Row) -> Task:
-    return Task(name, asked, split, {"answer": gold, "row": {k: v for k, v in row.items() if k != "split"}}, Limits(max_turns=3), kind=str(row.get("kind", "")))
+def _task(name: str, split: str, by: str, asked: str, gold: Any, row: Row) -> Task:
+    return Task(
+        name,
+        asked,
+        split,
+        {"answer": gold, "by": by, "row": {k: v for k, v in row.items() if k != "split"}},
+        Limits(max_turns=3),
+        kind=str(row.get("kind", "")),
+    )
