@@ -24,7 +24,8 @@ GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "a
 class EnvSpec(Struct, frozen=True):
     """An environment as data: what ``agentgym list`` shows, without importing the environment.
 
-    ``entry_point`` is ``module:Class``; ``requires`` are modules that must be importable, ``install`` the line that brings them. ``vector``
+    ``entry_point`` is ``module:Class``; ``requires`` are modules that must be importable, ``install`` the line that brings them.
+    A split of 0 tasks is as large as the data that its options name. ``vector``
     is ``module:function`` that makes several of it as one, called as ``make_vec`` is; empty where stepping them in turn is as good.
     """
 

@@ -50,7 +50,7 @@ def list_environments(config: ListConfig, screen: Screen) -> Answer:
     for title in ("id", "domain", "tasks", "summary"):
         table.add_column(title)
     for r in rows:
-        tasks = " ".join(f"{k}:{n}" for k, n in r["splits"].items())
+        tasks = " ".join(f"{k}:{n}" if n else k for k, n in r["splits"].items())
         table.add_row(r["id"], r["domain"], tasks, r["summary"] if r["available"] else f"not available: {', '.join(r['missing'])}")
     return Answer(rows, table if rows else "no environment is installed")
 
@@ -65,7 +65,12 @@ def info(config: InfoConfig, screen: Screen) -> Answer:
         **row(found), "tools": tools, "reward_specs": rewards, "verifiers": {n: v.level for n, v in env.verifiers.items()},
         "task": {"id": env.task.id, "instruction": env.task.instruction, "limits": env.limits},
     }  # fmt: skip
-    lines = [f"{found.id}  {found.summary}", "", "splits    " + ", ".join(f"{k} {n}" for k, n in found.splits.items()), "rewards"]
+    lines = [
+        f"{found.id}  {found.summary}",
+        "",
+        "splits    " + ", ".join(f"{k} {n or len(make(found.id, split=k).taskset)}" for k, n in found.splits.items()),
+        "rewards",
+    ]
     lines += [f"  {n:<10} {text}" for n, text in rewards.items()]
     lines += ["tools", *(f"  {t.name:<16} {t.description}" for t in tools)]
     lines += ["", f"task {env.task.id}", f"  {env.task.instruction}"]
