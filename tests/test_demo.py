@@ -46,3 +46,16 @@ def test_the_model_that_ships_is_small_and_says_what_it_saw():
     notes = notes_of(str(folder))
     assert (notes["updates"], notes["distinct_tasks"], notes["episodes_per_update"]) == (made["warm_steps"], made["warm_tasks"], made["warm_batch"])
     assert made["option"]["templates"] == config().option["templates"]
+
+
+@pytest.mark.extra
+def test_the_model_that_ships_is_the_one_that_its_table_makes(tmp_path):
+    """By what it can do: bits differ between machines, a percent or two do not matter, another recipe does."""
+    from agentgym_trainers.config import SftConfig
+    from agentgym_trainers.train import sft
+
+    folder = Path(agentgym_trainers.__file__).with_name("warm")
+    table = tomllib.loads(folder.with_name("warm.toml").read_text())
+    made = sft(SftConfig(**table, out=str(tmp_path / "made")), lambda *_: None)
+    shipped = sft(SftConfig(**{**table, "model": str(folder), "warm_steps": 0}, out=str(tmp_path / "shipped")), lambda *_: None)
+    assert abs(made.after.success.mean - shipped.after.success.mean) < 0.08

@@ -1,5 +1,6 @@
 """The renderer appends only: proved on the public chat templates of many families, read from an installed package."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -75,16 +76,16 @@ def test_a_window_shows_the_last_turns_and_is_kept_with_the_model(tmp_path):
     assert [m["content"] for m in windowed([system, *CONVERSATION], 2)] == ["rules", *told[2:]]
     assert [m["content"] for m in windowed(CONVERSATION, 1)] == [told[0], told[4]], "the task stays where no system message tells it"
     assert windowed(CONVERSATION, 5) == CONVERSATION
-    made = tokenizer()
+    made = copy.deepcopy(tokenizer())  # the tests share one
     made.init_kwargs[WINDOW] = 1
     made.save_pretrained(tmp_path)
     again = ChatRenderer(AutoTokenizer.from_pretrained(tmp_path))
     assert again.window == 1 and again.segment_each_turn
-    assert again.open([], [system, *CONVERSATION]) == ChatRenderer(tokenizer()).open([], [system, CONVERSATION[4]])
+    assert again.open([], [system, *CONVERSATION]) == renderer().open([], [system, CONVERSATION[4]])
 
 
 def test_with_a_window_a_demonstration_is_what_the_engine_would_have_read(tmp_path):
-    made = tokenizer()
+    made = copy.deepcopy(tokenizer())  # the tests share one
     made.init_kwargs[WINDOW] = 1
     windowed_renderer, env = ChatRenderer(made), make("tools/desk", levels=1)
     episode = tokenize(oracle_episode(env, env.taskset.ids()[0]), windowed_renderer, env)

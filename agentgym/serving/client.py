@@ -103,11 +103,11 @@ class RemoteEnv(AgentEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Begin an episode at the server."""
-        return self._begun(self.ask(self._asked(seed, options), p.Shown), seed)
+        return self._begun(self.ask(self._asked(seed, options), p.Shown))
 
     async def areset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """The same, on an event loop."""
-        return self._begun(await self._wire.aask(self._asked(seed, options), p.Shown), seed)
+        return self._begun(await self._wire.aask(self._asked(seed, options), p.Shown))
 
     def step(self, action: str) -> StepResult:
         """One turn at the server."""
@@ -171,7 +171,7 @@ class RemoteEnv(AgentEnv):
         if snapshot.env != self.id:
             raise UsageError(f"a snapshot of {snapshot.env} cannot be restored into {self.id}")
         shown = self.ask(p.Restore("", snapshot.payload.decode()), p.Shown)
-        self._begun(shown, None)
+        self._begun(shown)
         self.episode, self._malformed = msgspec.msgpack.decode(snapshot.episode, type=Episode), snapshot.malformed
         self._show(msgspec.msgpack.decode(snapshot.scene, type=Scene), unpacked(snapshot.picture))
 
@@ -199,7 +199,7 @@ class RemoteEnv(AgentEnv):
             raise ActionTypeError(f"an action is a str, not {type(action).__name__}")
         return p.Step("", action[:MOST].encode("utf-8", "replace").decode())  # what is no text cannot be sent
 
-    def _begun(self, shown: p.Shown, seed: int | None) -> tuple[Obs, dict[str, Any]]:
+    def _begun(self, shown: p.Shown) -> tuple[Obs, dict[str, Any]]:
         assert shown.task is not None and shown.limits is not None
         self.task, self._limits, self._malformed, self._status = _task(shown.task), shown.limits, shown.malformed, "running"
         self.episode = Episode(

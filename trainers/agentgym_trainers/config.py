@@ -24,6 +24,7 @@ class WarmStart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     ] = "oracle"
     warm_batch: Annotated[int, _says("episodes per supervised update", ge=1)] = 32
     warm_lr: Annotated[float, _says("learning rate of the warm start", gt=0)] = 2e-3
+    warm_lr_final: Annotated[float, _says("share of that rate that is left at its last update; it falls linearly", ge=0, le=1)] = 1.0
 
 
 class Common(WarmStart, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -237,6 +237,7 @@ def warm(run: Run, log: Log) -> None:
         steps=steps,
         batch_size=config.warm_batch,
         lr=config.warm_lr,
+        lr_final=config.warm_lr_final,
         seed=config.seed,
         by=config.warm_by,
         on_step=on_step,

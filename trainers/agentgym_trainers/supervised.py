@@ -93,11 +93,12 @@ def warm_start(
     steps: int,
     batch_size: int,
     lr: float,
+    lr_final: float = 1.0,
     seed: int,
     by: str = "oracle",
     on_step: Callable[[int, dict[str, float]], bool] = lambda step, metrics: False,
 ) -> None:
-    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates and falls to a tenth.
+    """``steps`` updates on oracle episodes of ``tasks``, reshuffled each time they run out; the rate rises over ten updates, and falls to ``lr_final`` of it.
 
     ``on_step`` gets each update's number and metrics; it stops the warm start by returning True.
     """
@@ -105,7 +106,7 @@ def warm_start(
     for step in range(steps):
         chosen = list(islice(shown, batch_size))
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 10) * (1.0 - 0.9 * step / steps)
+            group["lr"] = lr * min(1.0, (step + 1) / 10) * (1.0 - (1.0 - lr_final) * step / steps)
         batch = make_batch(chosen, [1.0] * batch_size, "token")
         if on_step(step, update(model, optimizer, [Part(batch, "reinforce")])):
             return
