@@ -4,7 +4,9 @@ import json
 import socket
 import time
 from collections import Counter
+from pathlib import Path
 
+import agentgym_trainers
 import anyio
 import pytest
 
@@ -14,8 +16,10 @@ from agentgym.episode import EpisodeStore, read_episodes
 from agentgym.errors import UsageError
 from agentgym.policies import resolve
 from agentgym.rollout import Job, Keep, Rollout
+from agentgym.serving import fleet
 from agentgym.serving import protocol as p
-from agentgym.serving.fleet import Fleet, LocalServers, RayServers, servers_of
+from agentgym.serving.fleet import Environments, Fleet, LocalServers, RayServers, servers_of
+from agentgym.serving.wire import Lost
 
 OPENS = p.Open(env="text/bandit", options={"horizon": 40}, version=p.VERSION)
 
@@ -113,3 +117,49 @@ def test_workers_from_the_command_line(tmp_path, capsys):
         assert guarded(["eval", *common, "--workers", wrong]) == 2 and "--workers" in capsys.readouterr().err
     with pytest.raises(UsageError, match="match"):
         anyio.run(Fleet(servers_of("1", []), OPENS, "noop", {}, lambda t: None).attempt, None, Job("x", match="m"), 0)
+
+
+WARM = str(Path(agentgym_trainers.__file__).with_name("warm"))
+TRAINED = ["--env", "tools/desk", "--option", "levels=1", "--model", WARM, "--context", "512", "--eval-tasks", "6"]
+TRAINED += ["--steps", "3", "--groups", "4", "--group-size", "4", "--threads", "1", "--plain"]
+
+
+def sampled(folder):
+    return [
+        (e.id, e.total, e.reward, str(e.terms), [(t.action, t.state_hash, t.tokens.ids) for t in e.turns]) for e in read_episodes(folder / "episodes.jsonl")
+    ]
+
+
+def test_training_with_environments_elsewhere_is_the_same_training(tmp_path, capsys):
+    for name, more in (("here", []), ("there", ["--workers", "2"])):
+        assert guarded(["train", *TRAINED, *more, "--out", str(tmp_path / name)]) == 0
+    here, there = (sorted(sampled(tmp_path / name)) for name in ("here", "there"))
+    assert len(here) == 48 and here == there and 0 < sum(e[1] for e in here) < 48
+    losses = [[json.loads(line).get("loss") for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("here", "there")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert guarded(["train", *TRAINED, "--workers", "none", "--out", str(tmp_path / "wrong")]) == 2
+    assert guarded(["train", "--env", "arena/board", "--workers", "2", "--warm-steps", "1", "--out", str(tmp_path / "game")]) == 2
+    assert "one process" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_killed_while_a_policy_plays_there_costs_attempts_alone(tmp_path):
+    servers, kept = LocalServers(2, ["text/bandit"]), EpisodeStore(tmp_path / "episodes.jsonl")
+    there = Environments(servers, "text/bandit", agentgym.make("text/bandit", horizon=40).tasks)
+    try:
+        seen = []
+
+        def tell(episode):
+            seen.append(episode)
+            if len(seen) == 30:
+                servers.processes[1].kill()
+
+        rollout = Rollout(lambda: there(split="train", horizon=40), resolve("random"), concurrency=8, keep=Keep(kept), on_episode=tell)
+        assert essence(anyio.run(rollout.run, jobs(400))) == essence(play(None, 400))
+        lost = [e for e in read_episodes(tmp_path / "episodes.jsonl") if e.status == "invalid"]
+        assert lost and all(e.culprit == "infra" for e in lost)
+        assert [answers(f.result()) for f in there._urls] == [True, True], "it was started again"
+    finally:
+        there.close()
+    with pytest.raises(Lost, match="none of 2"):
+        servers.count, fleet.START_S = 2, 0.1
+        there(split="train")

@@ -161,11 +161,13 @@ def write_provenance(out: Path, policy: str) -> None:
 
 
 async def evaluate(
-    plan: Plan, policy: Policy, out: Path | None = None, on_episode: Callable[[Episode, int, int], None] | None = None, elsewhere: Elsewhere | None = None
-) -> Result:
+    plan: Plan, policy: Policy, out: Path | None = None, on_episode: Callable[[Episode, int, int], None] | None = None, elsewhere: Elsewhere | None = None,
+    make: Callable[[], AgentEnv] | None = None,
+) -> Result:  # fmt: skip
     """Play what is still to be played and sum up everything. ``out`` is resumed by (task, attempt) if it is there.
 
-    ``on_episode`` gets each episode, how many are done, and how many there are to do. ``elsewhere`` plays them, if not this process.
+    ``on_episode`` gets each episode, how many are done, and how many there are to do. ``elsewhere`` plays them, if not this process; ``make`` gives an
+    environment of the plan's kind, if it is not to be made here.
 
     Raises:
         UsageError: ``out`` holds a run of another plan or policy.
@@ -187,7 +189,7 @@ async def evaluate(
     quarantine, late = Quarantine(), settler_of(env)
     with stores(out) as keep:
         await Rollout(
-            make=plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
+            make=make or plan.environment, policy=policy, concurrency=plan.concurrency, retries=plan.retries, max_tokens=plan.max_tokens,
             bounds=plan.episode, prices=plan.prices, run_meter=_used(plan.run, tried) if plan.run != Bounds() else None, grade=plan.grade, late=late,
             quarantine=quarantine, keep=keep, provenance=provenance(), on_episode=tell,
             elsewhere=elsewhere,

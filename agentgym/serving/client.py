@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -40,7 +40,7 @@ class RemoteVerifier(msgspec.Struct, frozen=True):
 
     def __call__(self, view: EpisodeView) -> Verdict:
         asked = p.Grade("", self.name, msgspec.msgpack.encode(view.episode), dict(view.artefacts))
-        wire = Wire(self.env.url, token())
+        wire = Wire(self.env.url, self.env.bearer)
         try:
             wire.ask(p.Open(env=self.env.id, split=view.task.split, options=view.episode.options, version=p.VERSION), p.Opened)
             found: Verdict = wire.ask(asked, Verdict)
@@ -76,17 +76,19 @@ _IDS: dict[tuple[str, str, str, str], tuple[str, ...]] = {}
 
 
 class RemoteEnv(AgentEnv):
-    """A session at a server. Its class, made by ``remote``, knows the ``url`` and what the environment is."""
+    """A session at a server. Its class, made by ``remote``, knows the ``url`` and what the environment is; ``known`` gives tasks that are here, too."""
 
     url: ClassVar[str]
+    bearer: ClassVar[str]
     offered: ClassVar[EnvSpec]
+    known: ClassVar[Callable[[str], Task] | None] = None
 
     def __init__(self, *, split: str = "train", reward: str | Spec = "outcome", render_mode: str | None = None, **options: Any) -> None:
         if split not in self.splits:
             raise UnknownName("split", split, self.splits)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownName("render mode", render_mode, self.metadata["render_modes"])
-        self._wire = Wire(self.url, token())
+        self._wire = Wire(self.url, self.bearer)
         opened = self.ask(p.Open("", self.id, split, str(reward), options, True, p.VERSION), p.Opened)
         self.tools = _tools(opened.tools)
         super().__init__(split=split, reward=reward, render_mode=render_mode)
@@ -201,7 +203,9 @@ class RemoteEnv(AgentEnv):
 
     def _begun(self, shown: p.Shown) -> tuple[Obs, dict[str, Any]]:
         assert shown.task is not None and shown.limits is not None
-        self.task, self._limits, self._malformed, self._status = _task(shown.task), shown.limits, shown.malformed, "running"
+        known = type(self).known
+        self.task = _task(shown.task) if known is None else known(str(shown.task["id"]))
+        self._limits, self._malformed, self._status = shown.limits, shown.malformed, "running"
         self.episode = Episode(
             id=f"{self.task.id}#0", env=self.id, task=self.task.id, task_digest=shown.digest, split=self.split, seed=shown.seed, kind=self.task.kind,
             reward=self.reward_name, limits=msgspec.structs.asdict(shown.limits), options=self._options_to_record(),
@@ -255,15 +259,19 @@ def _player(self: RemoteEnv) -> Iterator[str]:
     return self._script("player")
 
 
-@cache
-def remote(name: str, url: str) -> type[RemoteEnv]:
-    """The class of an environment at a server.
+def remote(name: str, url: str, bearer: str | None = None) -> type[RemoteEnv]:
+    """The class of an environment at a server; without a ``bearer`` the token is what ``AGENTGYM_TOKEN`` says.
 
     Raises:
         Lost, Unauthorised: the server is not there, or does not take the token.
         UnknownName: it serves no such environment.
     """
-    wire = Wire(url, token())
+    return _remote(name, url, token() if bearer is None else bearer)
+
+
+@cache
+def _remote(name: str, url: str, bearer: str) -> type[RemoteEnv]:
+    wire = Wire(url, bearer)
     try:
         offered = wire.ask(p.Offer(), list[EnvSpec])
         full = {e.id: e for e in offered} | {e.id.rpartition("-v")[0]: e for e in sorted(offered, key=lambda e: e.id)}
@@ -276,7 +284,8 @@ def remote(name: str, url: str) -> type[RemoteEnv]:
     here = msgspec.structs.replace(spec, id=f"{spec.id}@{url}", entry_point="", requires=(), install="", vector="")
     world = World(dict(opened.verifiers), dict.fromkeys(installed("verifiers"), ""))
     known = {
-        "id": spec.id, "url": url, "offered": here, "capabilities": opened.capabilities, "screen": opened.screen, "splits": tuple(opened.splits),
+        "id": spec.id, "url": url, "bearer": bearer,
+        "offered": here, "capabilities": opened.capabilities, "screen": opened.screen, "splits": tuple(opened.splits),
         "rewards": {n: load_spec(text, world) for n, text in opened.rewards.items()},
         "metadata": {**AgentEnv.metadata, "render_modes": opened.render_modes}, "__doc__": f"{spec.id} at {url}.",
         **({"player": _player} if opened.player else {}),

@@ -1,7 +1,8 @@
-"""Episodes on other processes and machines: each worker is a server (``agentgym serve``) that plays whole attempts and answers with their records.
+"""Episodes on other processes and machines: each worker is a server (``agentgym serve``).
 
-What is asked and what is kept stays with who asked: a worker that is lost takes nothing with it but the attempts under way, and these are played again
-elsewhere. Records come over the workers' own connections; no object store is between. A worker is asked for no more than it has places.
+A ``Fleet`` has whole attempts played there, by policies that are made there; ``Environments`` has environments there, for a policy that is here. What is
+asked and what is kept stays with who asked: a worker that is lost takes nothing with it but the attempts under way, and these are played again elsewhere.
+Records come over the workers' own connections; no object store is between.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import count
+from select import select
 from typing import Any, Protocol
 
 import anyio
 import msgspec
 
-from agentgym.core import EpisodeView, Task
+from agentgym.core import AgentEnv, EpisodeView, Task, TaskSet
 from agentgym.errors import MissingExtra, UsageError
 from agentgym.registry import resolve
+from agentgym.rewards.spec import Spec
 from agentgym.rollout import Job, Rollout
 from agentgym.serving import protocol as p
+from agentgym.serving.client import remote
 from agentgym.serving.wire import Lost, Wire
 
 START_S, AGAIN_S = 120.0, 30.0
@@ -37,7 +43,7 @@ class Servers(Protocol):
     count: int
     token: str
 
-    async def url(self, number: int, patience: float, /) -> str: ...
+    def url(self, number: int, patience: float, /) -> str: ...
     def close(self) -> None: ...
 
 
@@ -101,7 +107,8 @@ class Fleet:
         async with worker.starting:
             if not worker.url:
                 try:
-                    worker.url = await self.servers.url(number, AGAIN_S if worker.begun else START_S)
+                    patience = AGAIN_S if worker.begun else START_S
+                    worker.url = await anyio.to_thread.run_sync(self.servers.url, number, patience, abandon_on_cancel=True)
                 except Lost:
                     worker.rests = time.monotonic() + AGAIN_S
                     raise
@@ -123,6 +130,57 @@ class Fleet:
         self.servers.close()
 
 
+class Environments:
+    """Makes an environment at ``servers`` each time it is called, at the next worker in turn: a session there, an ``AgentEnv`` here.
+
+    A session whose worker is lost has failed as an ``infra`` fault does: a rollout makes another, and plays its attempt again. Lost workers are started
+    again meanwhile. ``tasks`` gives the tasks of a split that are here, with all that settles a record.
+    """
+
+    def __init__(self, servers: Servers, env: str, tasks: Callable[[str], TaskSet]) -> None:
+        self.env, self.servers, self.tasks = resolve(env), servers, tasks
+        self._turn, self._starters = count(), ThreadPoolExecutor(servers.count, thread_name_prefix="agentgym-worker")
+        self._urls: list[Future[str]] = [self._starters.submit(servers.url, n, START_S) for n in range(servers.count)]
+
+    def __call__(self, *, split: str, reward: str | Spec = "outcome", **options: Any) -> AgentEnv:
+        """One more environment. Raises ``Lost`` if no worker is there, and none can be started again."""
+        first, deadline = next(self._turn), time.monotonic() + START_S
+        while True:
+            for number in ((first + i) % self.servers.count for i in range(self.servers.count)):
+                found = self._urls[number]
+                if found.done() and (made := self._made(number, found, split, reward=reward, **options)) is not None:
+                    return made
+            if time.monotonic() > deadline:
+                raise Lost(f"none of {self.servers.count} workers is there")
+            time.sleep(0.02)
+
+    def _made(self, number: int, found: Future[str], split: str, **options: Any) -> AgentEnv | None:
+        """An environment at that worker; None, and the worker is started again, if it is not there."""
+        try:
+            known = remote(self.env, found.result(), self.servers.token)
+            here: type[AgentEnv] = type("RemoteEnv", (known,), {"known": staticmethod(self.tasks(split).get)})
+            return here(split=split, **options)
+        except Lost:
+            if self._urls[number] is found:
+                self._urls[number] = self._starters.submit(self.servers.url, number, AGAIN_S)
+            return None
+
+    def close(self) -> None:
+        """End the workers."""
+        self._starters.shutdown(wait=False, cancel_futures=True)
+        self.servers.close()
+
+
+@contextmanager
+def environments(workers: str, env: AgentEnv) -> Iterator[Environments]:
+    """Environments like ``env`` at ``workers`` (``N``, ``ray``, ``ray:N``), for as long as the context lasts."""
+    made = Environments(servers_of(workers, [env.id]), env.id, env.tasks)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 class LocalServers:
     """``count`` processes on this machine."""
 
@@ -130,15 +188,8 @@ class LocalServers:
         self.count, self.token, self.envs = count, secrets.token_urlsafe(24), list(envs)
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    async def url(self, number: int, patience: float) -> str:
-        """The address of a process, which is started here."""
-        try:
-            with anyio.fail_after(patience):
-                return await anyio.to_thread.run_sync(self._start, number, abandon_on_cancel=True)
-        except TimeoutError:
-            raise Lost(f"worker {number} did not start within {patience:g} s") from None
-
-    def _start(self, number: int) -> str:
+    def url(self, number: int, patience: float) -> str:
+        """The address of a process, which is started here, in the place of what was there."""
         if (old := self.processes.get(number)) is not None:
             old.kill()
             old.wait()
@@ -148,9 +199,9 @@ class LocalServers:
         )
         self.processes[number] = started
         assert started.stdout is not None
-        line = started.stdout.readline()
+        line = started.stdout.readline() if select([started.stdout], [], [], patience)[0] else b""
         if not line:
-            raise Lost(f"worker {number} did not start")
+            raise Lost(f"worker {number} did not start within {patience:g} s")
         url: str = msgspec.json.decode(line)["url"]
         return url
 
@@ -187,17 +238,12 @@ class RayServers:
         self.actors = [placed.remote(list(envs), self.token) for _ in range(self.count)]
         self._ray = ray
 
-    async def url(self, number: int, patience: float) -> str:
+    def url(self, number: int, patience: float) -> str:
         """The address of an actor, once Ray has started it."""
-
-        async def told() -> str:
-            address: str = await self.actors[number].url.remote()
-            return address
-
         try:
-            with anyio.fail_after(patience):
-                return await told()
-        except (TimeoutError, self._ray.exceptions.RayError) as error:
+            address: str = self._ray.get(self.actors[number].url.remote(), timeout=patience)
+            return address
+        except self._ray.exceptions.RayError as error:  # its time-out is one, too
             raise Lost(f"worker {number} is not there: {type(error).__name__}") from None
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from agentgym_trainers.algorithm import Algorithm, options_of, parts
 from agentgym_trainers.config import TrainConfig
 from agentgym_trainers.parallel import gathered, rank, world
 from agentgym_trainers.rewrite import Hinted, answer_of, critique_of, learned_from, retold, spliced
-from agentgym_trainers.run import Run, reward_of
+from agentgym_trainers.run import Run
 from agentgym_trainers.sampler import Fixed, Groups, Growing, Prioritised, Shuffle, Wanted
 from agentgym_trainers.seats import Pool, Table, trainable
 from agentgym_trainers.streams import valid
@@ -76,7 +76,6 @@ class Collector:
         self.sampler: Fixed = chosen["sampler"](config.groups, config.group_size, **options_of(algorithm, chosen["sampler"]))
         self.choose: Callable[..., list[Episode]] = chosen["choose"]
         self.chosen = options_of(algorithm, chosen["choose"])
-        self.reward = reward_of(config, algorithm)
         self.table: Table | None = None
         if trainable(config):
             assert isinstance(run.env, GameEnv)
@@ -132,11 +131,11 @@ class Collector:
             jobs, policy, learned = await self.table.seat(jobs, policy, update)
         limits, longest = self._budget(update)
         noted = {**provenance(), "hint": hint} if hint else provenance()
-        options = {**self.config.option, **(self.table.option() if self.table else {})}
+        options: dict[str, Any] = self.table.option() if self.table else {}
         if limits:
-            options["limits"] = {**dict(options.get("limits") or {}), **limits}
+            options["limits"] = {**dict(self.config.option.get("limits") or {}), **limits}
         rollout = Rollout(
-            make=lambda: make(self.config.env, split=self.config.split, reward=self.reward, **options), policy=policy, concurrency=len(jobs),
+            make=partial(self.run.environment, **options), policy=policy, concurrency=len(jobs),
             max_tokens=longest, late=self.run.late, quarantine=self.run.quarantine, keep=self.keep, provenance=noted,
         )  # fmt: skip
         played = await self._shared(rollout, jobs)

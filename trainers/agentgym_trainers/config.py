@@ -81,6 +81,7 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     temperature: Annotated[float, _says("sampling temperature", gt=0)] = 1.0
     engine: Annotated[str, _says("what samples: transformers, or vllm", pattern="^(transformers|vllm)$")] = "transformers"
     vllm_python: Annotated[str, _says("the Python of an environment that has vLLM, for --engine vllm")] = ""
+    workers: Annotated[str, _says("environments run in so many processes, or on Ray's cluster: N, ray, ray:N; the model stays here")] | None = None
     staleness: Annotated[int, _says("how many updates older than the learner the sampling weights may be; 0: sample and learn in turn", ge=0)] = 0
     stragglers: Annotated[str, _says("groups that lag behind their batch: wait for them, carry them over, or cut them", pattern="^(wait|carry|cut)$")] = "wait"
     eval_every: Annotated[int, _says("updates between evaluations; 0: only before and after", ge=0)] = 0

@@ -94,6 +94,12 @@ class Run:
     quarantine: Quarantine = field(default_factory=Quarantine)
     learner: Learner | None = None
     curriculum: Shuffle | None = None
+    distant: Callable[..., AgentEnv] | None = None
+
+    def environment(self, **options: Any) -> AgentEnv:
+        """A new environment of the run's kind and reward to play in: here, or where its workers are."""
+        made = self.distant or partial(make, self.config.env)
+        return made(**{"split": self.config.split, "reward": self.env.reward_name, **self.config.option, **options})
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``, and tell the tracker."""
@@ -256,10 +262,9 @@ def _looking(run: Run, temperature: float) -> TransformersEngine:
 
 def _greedy_success(run: Run, tasks: list[str]) -> float:
     """The share of these tasks that succeed by greedy decoding."""
-    make_env = partial(make, run.config.env, split=run.config.split, **run.config.option)
     policy: Policy = _looking(run, 0.0)
     with start_blocking_portal() as portal:
-        episodes = portal.call(Rollout(make=make_env, policy=policy, concurrency=64).run, [Job(t, seed=i) for i, t in enumerate(tasks)])
+        episodes = portal.call(Rollout(make=run.environment, policy=policy, concurrency=64).run, [Job(t, seed=i) for i, t in enumerate(tasks)])
     return sum(e.success for e in episodes) / len(episodes)
 
 
@@ -270,7 +275,7 @@ async def measure(run: Run, log: Log, **beside: float) -> Measured:
 
     async def at(temperature: float) -> Result:
         policy = _looking(run, temperature)
-        return from_first(None if rank() else await evaluate(plan, policy))
+        return from_first(None if rank() else await evaluate(plan, policy, make=partial(run.environment, split=plan.split, reward=plan.reward)))
 
     greedy = await at(0.0)
     sampled = (await at(1.0)).success if isinstance(config, TrainConfig) and config.sampled_eval else None

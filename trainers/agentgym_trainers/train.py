@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -16,9 +16,11 @@ import anyio
 import msgspec
 import torch
 
+from agentgym.core import AgentEnv
 from agentgym.episode import Episode, EpisodeStore
-from agentgym.errors import TrainingStopped, UsageError
+from agentgym.errors import MissingExtra, TrainingStopped, UsageError
 from agentgym.evaluation.run import settler_of, unpaid, unpaid_notes
+from agentgym.game import GameEnv
 from agentgym.rollout import Keep
 from agentgym_trainers import checkpoint
 from agentgym_trainers.algorithm import Algorithm, resolve
@@ -113,8 +115,8 @@ async def _train(config: TrainConfig, log: Log, stop: Stop) -> TrainResult:
     algorithm = resolve(config.algo, config.set)
     if config.staleness and (algorithm.sampler != "fixed" or algorithm.hint or config.data):
         raise UsageError(f"--staleness works with sampler fixed and without hints; algorithm {algorithm.name} needs its episodes in turn")
-    if world() > 1 and (config.staleness or config.engine == "vllm" or config.lora):
-        raise UsageError("in several processes --staleness is 0, the engine is transformers, and all weights are trained")
+    if world() > 1 and (config.staleness or config.engine == "vllm" or config.lora or config.workers):
+        raise UsageError("in several processes --staleness is 0, the engine is transformers, all weights are trained, and there are no --workers")
     if world() > 1 and config.against == "double-oracle":
         raise UsageError("--against double-oracle compares checkpoints by matches of its own: run it in one process")
     trainable(config)
@@ -122,13 +124,29 @@ async def _train(config: TrainConfig, log: Log, stop: Stop) -> TrainResult:
     try:
         run.late = settler_of(run.env)
         run.curriculum = make_curriculum(algorithm, config, run.env)
-        with nullcontext() if rank() else Once(run.out / "episodes.jsonl") as store:
+        with nullcontext() if rank() else Once(run.out / "episodes.jsonl") as store, _distant(config, run.env) as run.distant:
             after = await _steps(run, config, algorithm, found[1] if found else None, store, log, stop)
         return result_of(run, config.algo, reward_of(config, algorithm), after or await measure(run, log), time.perf_counter() - began)
     finally:
         run.tracker.close()
         run.engine.close()
         end()
+
+
+@contextmanager
+def _distant(config: TrainConfig, env: AgentEnv) -> Iterator[Callable[..., AgentEnv] | None]:
+    """Makes environments where they are played, if that is not here."""
+    if config.workers is None:
+        yield None
+        return
+    if isinstance(env, GameEnv):
+        raise UsageError("the seats of a match are played in one process; leave --workers out")
+    try:
+        from agentgym.serving.fleet import environments
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "pip install 'agentgym-core[serve]'") from None
+    with environments(config.workers, env) as made:
+        yield made
 
 
 def _silent(phase: str, row: dict[str, Any]) -> None:
