@@ -1,14 +1,23 @@
 """Tasks that users bring along: what is wrong with a file is said with its line, and what leaks is said by the audit."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import agentgym_bring
 import pytest
+from agentgym_bring.harbor import folders
 from agentgym_bring.rows import said
+from sandboxes import need
 
 import agentgym
 from agentgym.checks import check
 from agentgym.cli.main import guarded
-from agentgym.errors import UnknownName, UsageError
+from agentgym.errors import EnvironmentFault, UnknownName, UsageError
+from agentgym.messages import call
 
 ROWS = [{"question": f"What is {i} + 2?", "solution": i + 2, "kind": "sum"} for i in range(40)]
 
@@ -157,10 +166,117 @@ def test_the_verdict_is_the_leaderboards_own():
             kept = [calls[damage:] if i == damage - 1 else calls for i, calls in enumerate(turns)]
             env.reset(seed=1, options={"task": task})
             for calls in kept:
-                for call in calls:
-                    env.step(agentgym.messages.print_action("", [env._world.call_of(call)]))
+                for written in calls:
+                    env.step(agentgym.messages.print_action("", [env._world.call_of(written)]))
                 if env.episode.stop_reason is None:
                     env.step("done")
             theirs = multi_turn_checker([[[c] for c in calls] for calls in kept], turns, about["row"], "multi_turn_base", f"model{n}x{damage}")
             agreed.append((env.episode.success, theirs["valid"]))
     assert all(ours == theirs for ours, theirs in agreed) and len(set(agreed)) == 2
+
+
+HARBOR = Path(agentgym_bring.__file__).with_name("harbor")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    need("docker")
+    shutil.copytree(HARBOR / "count-lines", tmp_path / "tasks" / "count-lines")
+    return tmp_path / "tasks"
+
+
+def shell(env, command):
+    return env.step(call("bash", command=command))
+
+
+def test_harbors_own_models_read_our_task_folders_as_we_do():
+    paths = sorted((Path(sys.prefix) / "models").glob("harbor-*.whl"))
+    if not paths:
+        pytest.skip("the wheel of harbor could not be fetched")
+    script = "import sys, tomllib; sys.path.insert(0, sys.argv[1])\nfrom harbor.models.task.config import TaskConfig\n"
+    script += "c = TaskConfig.model_validate(tomllib.load(open(sys.argv[2], 'rb')))\nprint(c.verifier.timeout_sec, c.environment.memory_mb, c.environment.cpus)"
+    done = subprocess.run([sys.executable, "-c", script, str(paths[0]), str(HARBOR / "count-lines" / "task.toml")], capture_output=True, text=True)
+    if "ModuleNotFoundError" in done.stderr or "SyntaxError" in done.stderr:
+        pytest.skip(f"harbor cannot be imported by this Python: {done.stderr.splitlines()[-1]}")
+    ours = folders(str(HARBOR), False)["test"]["count-lines"].config
+    assert done.stdout.split() == [str(ours.verifier.timeout_sec), str(ours.environment.memory_mb), str(int(ours.environment.cpus))], done.stderr
+
+
+def test_harbor_folders_pass_the_audit():
+    need("docker")
+    report = check("bring/harbor", tasks=2)
+    assert report.passed, [c for c in report.checks if c.status == "fail"]
+
+
+def test_what_is_left_beside_the_folder_decides_nothing(folder):
+    env = agentgym.make("bring/harbor", split="test", path=str(folder))
+    _, info = env.reset(seed=1)
+    assert "in the folder /app;" in info["messages"][0]["content"] and "not root" in info["messages"][0]["content"]
+    shown, *_ = shell(env, "pwd; ls /app; id -u; touch /tests 2>&1; mkdir -p /logs/verifier 2>&1; ls /tests 2>&1")
+    assert "answer.txt" not in shown and "Permission denied" in shown
+    shell(env, "mkdir -p ~/bin /tmp/made/logs && printf '#!/bin/sh\\necho 0' > ~/bin/wc && chmod +x ~/bin/wc && echo 'PATH=~/bin:$PATH' > ~/.profile")
+    shell(env, "(setsid sh -c 'while :; do mkdir -p /logs/verifier; echo 1 > /logs/verifier/reward.txt; sleep 0.1; done' > /dev/null 2>&1 &)")
+    shell(env, "echo 0 > /app/answer.txt; ln -s /dev/zero /app/zero; mkfifo /app/pipe; ln -s /logs/verifier/reward.txt /app/reward")
+    _, reward, terminated, *_ = env.step(call("submit"))
+    assert (reward, terminated) == (0.0, True) and env.episode.verdicts["tests"].status == "scored"
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("test", "value", "why"),
+    [
+        ("echo 0.25 > /logs/verifier/reward.txt", 0.25, None), ('echo \'{"a": 1, "b": 0}\' > /logs/verifier/reward.json', 0.5, None),
+        ("exit 3", 0.0, "no reward"), ("echo nan > /logs/verifier/reward.txt", None, "[0, 1]"), ("echo 7 > /logs/verifier/reward.txt", None, "[0, 1]"),
+        ("echo well > /logs/verifier/reward.txt", 0.0, "holds no reward"), ("ls -A /app/new | wc -l > /logs/verifier/reward.txt", 1.0, None),
+    ],
+)  # fmt: skip
+def test_a_reward_is_what_the_tests_write(folder, test, value, why):
+    (folder / "count-lines" / "tests" / "test.sh").write_text(test + "\n")
+    env = agentgym.make("bring/harbor", split="test", path=str(folder))
+    env.reset(seed=1)
+    shell(env, "mkdir /app/new; echo x > /app/new/x")
+    if value is None:
+        with pytest.raises(EnvironmentFault, match=re.escape(why)):
+            env.step(call("submit"))
+    else:
+        assert env.step(call("submit"))[1] == value
+        assert why is None or why in env.episode.verdicts["tests"].evidence["why"]
+    env.close()
+
+
+def test_the_audit_says_where_an_image_holds_its_answer(folder, capsys):
+    environment = folder / "count-lines" / "environment"
+    shutil.copy(folder / "count-lines" / "solution" / "solve.sh", environment / "solve.sh")
+    (environment / "Dockerfile").write_text((environment / "Dockerfile").read_text() + "COPY solve.sh /opt/notes.txt\n")
+    assert guarded(["check", "bring/harbor", "--option", f"path={folder}"]) == 1
+    assert "/opt/notes.txt is solution/solve.sh" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"task.toml": "not toml ["}, "is no task"), ({"task.toml": "[environment]\ngpus = 1"}, "needs a GPU"), ({"task.toml": "[[steps]]\nname = 'a'"}, "several steps"),
+        ({"environment/docker-compose.yaml": "services: {}"}, "a compose file"), ({"tests/test.sh": None}, "needs tests/test.sh"), ({"instruction.md": "\n"}, "no instruction"),
+        ({"task.toml": "[environment]\ncpus = 'many'"}, "cpus"), ({"environment/Dockerfile": None}, "docker_image"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_played_is_said_or_left_out(folder, change, why):
+    shutil.copytree(folder / "count-lines", folder / "good")
+    for name, text in change.items():
+        path = folder / "count-lines" / name
+        path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(why)):
+        agentgym.make("bring/harbor", split="test", path=str(folder))
+    assert list(agentgym.make("bring/harbor", split="test", path=str(folder), skip=True).taskset.ids()) == ["good"]
+
+
+def test_images_that_cannot_be_had_are_faults_of_nobody_at_play(folder):
+    (folder / "count-lines" / "environment" / "Dockerfile").write_text("FROM agentgym/base\nRUN echo it breaks here && false\n")
+    env = agentgym.make("bring/harbor", split="test", path=str(folder))
+    with pytest.raises(EnvironmentFault, match="it breaks here"):
+        env.reset(seed=1)
+    with pytest.raises(UsageError, match="no task is in split train"):
+        _ = agentgym.make("bring/harbor", path=str(folder)).taskset
+    for wrong in ("/nowhere", str(folder / "count-lines" / "tests")):
+        with pytest.raises(UsageError):
+            agentgym.make("bring/harbor", split="test", path=wrong)

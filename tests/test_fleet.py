@@ -160,6 +160,21 @@ def test_a_worker_that_is_killed_while_a_policy_plays_there_costs_attempts_alone
         assert [answers(f.result()) for f in there._urls] == [True, True], "it was started again"
     finally:
         there.close()
+
+
+class Nowhere:
+    count, token = 2, ""
+
+    def url(self, number, patience):
+        raise Lost("no")
+
+    def close(self):
+        pass
+
+
+def test_without_any_worker_there_is_no_environment(monkeypatch):
+    monkeypatch.setattr(fleet, "START_S", 0.2)
+    there = Environments(Nowhere(), "text/bandit", agentgym.make("text/bandit").tasks)
     with pytest.raises(Lost, match="none of 2"):
-        servers.count, fleet.START_S = 2, 0.1
         there(split="train")
+    there.close()

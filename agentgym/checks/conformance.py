@@ -30,7 +30,8 @@ def gymnasium_conformance(subject: Subject) -> str:
         warnings.simplefilter("always")
         name, at, _ = subject.spec.id.partition("@")
         elsewhere = EnvSpec(f"remote/{name.replace('/', '-')}", "agentgym.registry:build", kwargs={"env_id": subject.spec.id}, order_enforce=False)
-        with closing(gymnasium.make(elsewhere if at else f"agentgym:{name}")) as env:
+        options = {"split": next(iter(subject.spec.splits)), **subject.options}
+        with closing(gymnasium.make(elsewhere if at else f"agentgym:{name}", **options)) as env:
             env.reset(seed=1)
             check_env(env.unwrapped, skip_render_check=False)
     odd = [str(w.message) for w in caught if "Overriding" not in str(w.message) and "rgb_array" not in str(w.message)]

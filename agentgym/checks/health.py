@@ -113,11 +113,15 @@ def offered(env: AgentEnv) -> set[str]:
 
 
 def leaks(subject: Subject) -> str:
-    """What the oracle ends with is not to be read at the start: neither in the first messages, beyond the instruction, nor in the tools."""
+    """What the oracle ends with is not to be read at the start: neither in the first messages, beyond the instruction, nor in the tools.
+
+    An environment with a world to look around in may say itself, by a method ``exposed``, what of the answer lies open there.
+    """
     env = subject.make()
-    found, looked = [], 0
+    found, looked, exposed = list[str](), 0, getattr(env, "exposed", list)
     for task in env.taskset.ids()[: min(20, subject.tasks)]:
         env.reset(seed=1, options={"task": task})
+        found += [f"{task}: {what}" for what in exposed()]
         if oracle_of(env) is None:
             continue
         looked += 1

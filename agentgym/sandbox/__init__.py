@@ -2,10 +2,11 @@
 
 from agentgym.sandbox.base import AGENT_UID, HOME, WORK, Completed, Image, Layer, Resources, Sandbox, Snapshot
 from agentgym.sandbox.link import Entry
+from agentgym.sandbox.look import IGNORED, look, shorten, told
 from agentgym.sandbox.owner import state_folder
 from agentgym.sandbox.pool import choose, fork, restore, start, warm
 
 __all__ = [
-    "AGENT_UID", "HOME", "WORK", "Completed", "Entry", "Image", "Layer", "Resources", "Sandbox", "Snapshot", "choose", "fork",
-    "restore", "start", "state_folder", "warm",
+    "AGENT_UID", "HOME", "IGNORED", "WORK", "Completed", "Entry", "Image", "Layer", "Resources", "Sandbox", "Snapshot", "choose", "fork",
+    "look", "restore", "shorten", "start", "state_folder", "told", "warm",
 ]  # fmt: skip

@@ -21,3 +21,11 @@ BFCL = EnvSpec(
     requires=("bfcl_eval",),
     install="pip install --no-deps bfcl-eval mpmath",
 )
+HARBOR = EnvSpec(
+    id="bring/harbor-v0",
+    entry_point="agentgym_bring.harbor:HarborEnv",
+    domain="your tasks",
+    summary="Task folders in Harbor's form, each in an image of its own; its tests decide, on what was handed in, in a fresh container.",
+    splits={"test": 0},
+    capabilities=Capabilities(snapshot=True, sandboxes=("docker",), blocking=True),
+)

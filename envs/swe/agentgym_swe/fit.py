@@ -19,13 +19,13 @@ from agentgym.core import Capabilities, EpisodeView, Limits, Task, TaskSet, Verd
 from agentgym.errors import MissingExtra, SandboxFault
 from agentgym.messages import Tool, tool
 from agentgym.rewards import Spec, delta, outcome, standard, step
-from agentgym.sandbox import WORK, Entry, Image, Resources, Sandbox, start
+from agentgym.sandbox import WORK, Entry, Image, Resources, Sandbox, start, told
 from agentgym_swe import FIT
 from agentgym_swe.libraries import FITTING, SITE, image
 from agentgym_swe.repo import RepoEnv
 from agentgym_swe.tables import FAMILIES, GOOD, STARTS, csv, score, script, table
 from agentgym_swe.verify import Broken, Completion, Modification, Share
-from agentgym_swe.workspace import TOOLS, Workspace, told
+from agentgym_swe.workspace import TOOLS, Workspace
 
 SCRIPT = "train.py"
 BUDGET_S = 20.0

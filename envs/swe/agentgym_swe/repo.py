@@ -15,9 +15,9 @@ from agentgym_verifiers.rules.unit_tests import Bench, UnitTests
 from agentgym.core import Action, AgentEnv, Message, Scene, StopReason, Task, Verifier
 from agentgym.messages import Tool, answer, call
 from agentgym.rewards import Spec, delta, outcome, standard, step
-from agentgym.sandbox import Resources, Snapshot, choose, restore, start
+from agentgym.sandbox import IGNORED, Resources, Snapshot, choose, restore, start
 from agentgym_swe.verify import Broken, Completion, Modification, Progress, Share, VisibleTests
-from agentgym_swe.workspace import IGNORED, TOOLS, Workspace
+from agentgym_swe.workspace import TOOLS, Workspace
 
 SYSTEM = "You are a programmer. You work in a sandbox through tools; the repository is in /work. Hand in with submit."
 STEPS = 0.02 * step("form") + 0.1 * delta(step("located")) + 0.1 * delta(step("edited")) + -0.1 * delta(step("broken")) + 0.2 * delta(step("tests"))

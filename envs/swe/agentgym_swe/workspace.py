@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,10 @@ from msgspec import Meta
 
 from agentgym.errors import ToolError
 from agentgym.messages import Tool, tool
-from agentgym.sandbox import HOME, WORK, Completed, Entry, Sandbox
+from agentgym.sandbox import IGNORED, WORK, Entry, Sandbox, look, shorten, told
 from agentgym_swe.mutate import compiles
 
-SHOWN = 8_000
 REMEMBERED = ("seen", "passed", "submitted", "ran", "best")
-IGNORED = (".git", "__pycache__", ".pytest_cache", ".hypothesis")
 
 
 class Workspace:
@@ -40,14 +37,7 @@ class Workspace:
 
     def look(self) -> None:
         """Take in what is there now: the entries of the tree, and a digest of all files that the agent may write."""
-        self.entries = self.sandbox.collect(WORK)
-        digest = hashlib.blake2b(digest_size=16)
-        for place, found in ((WORK, self.entries), ("/tmp", self.sandbox.collect("/tmp")), (HOME, self.sandbox.collect(HOME))):
-            for path in sorted(found):
-                entry = found[path]
-                if path and not any(part in IGNORED for part in path.split("/")):
-                    digest.update(f"{place}/{path}\0{entry.type}{entry.mode:o}\0{len(entry.data)}\0".encode("utf-8", "surrogateescape") + entry.data)
-        self.digest = digest.hexdigest()
+        self.entries, self.digest = look(self.sandbox)
 
     def facts(self) -> dict[str, object]:
         """What verifiers may know of the state."""
@@ -92,31 +82,6 @@ def _relative(path: str) -> str:
     return path.removeprefix(f"{WORK}/")
 
 
-def shorten(text: str, most: int = SHOWN) -> str:
-    """Head and tail of a long text, the cut marked."""
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2]}\n[… {len(text) - most:,} characters left out …]\n{text[-(most // 2) :]}"
-
-
-def told(done: Completed, seconds: float) -> str:
-    """What a command said and how it ended, for the agent."""
-    lines = [shorten(done.output.rstrip("\n"))] if done.output.strip() else []
-    if done.timed_out:
-        lines.append(f"[timed out after {seconds:g} s; {done.ended} processes were killed]")
-    elif done.disk_full:
-        lines.append("[killed: the disk quota is used up]")
-    elif done.oom:
-        lines.append("[killed: out of memory]")
-    elif done.ended:
-        lines.append(f"[{done.ended} processes that it left running were killed: the limit of processes was met]")
-    if done.refused:
-        lines.append("[there is no network here]")
-    if done.code and not done.timed_out:
-        lines.append(f"[exit code {done.code}]")
-    return "\n".join(lines) or "[no output]"
-
-
 @tool
 def bash(workspace: Workspace, command: Annotated[str, Meta(max_length=20_000)], timeout: Annotated[int, Meta(ge=1, le=120)] = 30) -> str:
     """Run a shell command in /work. Each command has a session of its own; there is no network; standard input is empty."""
@@ -142,7 +107,7 @@ def view(workspace: Workspace, path: str, start: Annotated[int, Meta(ge=1)] = 1,
     if not chosen:
         raise ToolError(f"{path} has {len(all_lines)} lines")
     body = "\n".join(f"{start + i:>5}  {line}" for i, line in enumerate(chosen))
-    return shorten(body, 4 * SHOWN) + (f"\n[{len(all_lines)} lines in all]" if len(chosen) < len(all_lines) else "")
+    return shorten(body, 32_000) + (f"\n[{len(all_lines)} lines in all]" if len(chosen) < len(all_lines) else "")
 
 
 @tool
