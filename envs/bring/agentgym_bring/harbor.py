@@ -299,12 +299,13 @@ class HarborEnv(AgentEnv):
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split."""
         found = self._folders[split]
+        if not found:
+            raise UsageError(f"no task is in split {split}; there are {', '.join(s for s in SPLITS if self._folders[s])}")
 
         def make(name: str) -> Task:
             folder = found[name]
-            return Task(
-                name, folder.instruction, split, {"folder": folder.digest}, Limits(max_turns=self._turns), str(folder.config.metadata.get("category", ""))
-            )
+            kind = str(folder.config.metadata.get("category", ""))
+            return Task(name, folder.instruction, split, {"folder": folder.digest}, Limits(max_turns=self._turns), kind)
 
         return TaskSet(found, make)
 
