@@ -7,6 +7,7 @@ over the same ``Match``: then there is a record for each seat.
 from agentgym.game.match import Game, Match, Move, Player
 from agentgym.game.players import Scripted, contender
 from agentgym.game.seat import GameEnv
+from agentgym.game.talk import MOST_SAID, Talk, TalkSeat
 from agentgym.game.verdicts import Result
 
-__all__ = ["Game", "GameEnv", "Match", "Move", "Player", "Result", "Scripted", "contender"]
+__all__ = ["MOST_SAID", "Game", "GameEnv", "Match", "Move", "Player", "Result", "Scripted", "Talk", "TalkSeat", "contender"]

@@ -21,6 +21,7 @@ from agentgym.game.verdicts import remember
 from agentgym.messages import Action, assistant_message, parse_action
 from agentgym.policies import attach, resolve
 from agentgym.registry import installed
+from agentgym.rewards import Spec, delta, outcome, standard, step
 from agentgym.verdict import Json
 
 FRESH_STARTS = 8
@@ -46,9 +47,11 @@ class GameEnv(AgentEnv):
     seat (default: ``usual``, at a game ``random``).
 
     An opponent is a scripted player of the game (``random`` and others) or any policy by name. Seats in ``match.open`` are played by others who
-    sit at the same match. The author writes ``tasks`` and ``game``, and names ``Result`` among the verifiers.
+    sit at the same match. The author writes ``tasks`` and ``game``, and names ``Result`` among the verifiers, for the usual rewards as
+    ``result``, beside ``legal`` and ``standing``, which every scene tells.
     """
 
+    rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("result"), 0.02 * step("legal") + 0.2 * delta(step("standing")), step("standing"))
     plays: ClassVar[Mapping[str, Player]] = {}
     usual: ClassVar[str] = "random"
 

@@ -7,25 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
-from agentgym_verifiers.rules import Noted
 
-from agentgym.core import Task, TaskSet, Verifier
+from agentgym.core import Task, TaskSet
 from agentgym.episode import digest
 from agentgym.errors import CapabilityError, UnknownName
-from agentgym.game import Game, GameEnv, Match, Result
-from agentgym.rewards import Spec, delta, outcome, standard, step
+from agentgym.game import GameEnv, Match
 from agentgym.verdict import Json
 
 COUNT = {"train": 2000, "dev": 200, "test": 200}
 TRIES = 600
 """So many games to their end are tried before a search gives up."""
-
-REWARDS: Mapping[str, Spec] = standard(outcome("result"), 0.02 * step("legal") + 0.2 * delta(step("standing")), step("standing"))
-
-
-def verifiers(game: Callable[[Task], Game]) -> dict[str, Verifier]:
-    """The verdicts of an arena's environment, by the maker of its games."""
-    return {"legal": Noted(fact="legal"), "standing": Noted(fact="standing", kept=True), "result": Result(game)}
 
 
 def numbered(split: str, make: Callable[[str], Task]) -> TaskSet:
@@ -41,7 +32,6 @@ def split_of(data: Mapping[str, Json]) -> str:
 class ArenaEnv(GameEnv):
     """A seat whose oracle looks ahead: it knows the scripted opponents, and tries games to their end until it wins one."""
 
-    rewards: ClassVar[Mapping[str, Spec]] = REWARDS
     honest: ClassVar[str] = "random"
 
     def oracle(self) -> Iterator[str]:

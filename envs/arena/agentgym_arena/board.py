@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from agentgym_verifiers.rules import seat_verdicts
+
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import UsageError
 from agentgym.game import Game, Player
 from agentgym_arena import GAMES, PER_GAME
-from agentgym_arena.base import ArenaEnv, options_of, verifiers
+from agentgym_arena.base import ArenaEnv, options_of
 from agentgym_arena.classic import READINGS, classic
 from agentgym_arena.players import PLAYERS
 
@@ -31,7 +33,7 @@ class BoardEnv(ArenaEnv):
 
     id = "arena/board-v0"
     capabilities = Capabilities(snapshot=True, seats=("first", "second"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    verifiers: ClassVar[Mapping[str, Verifier]] = seat_verdicts(play)
     game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "greedy"

@@ -11,10 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from agentgym_verifiers.rules import seat_verdicts
+
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import ToolError
 from agentgym.game import Game, Player
-from agentgym_arena.base import ArenaEnv, numbered, split_of, verifiers
+from agentgym_arena.base import ArenaEnv, numbered, split_of
 from agentgym_arena.questions import Question, bent, is_line, question, right
 
 
@@ -103,7 +105,7 @@ class CriticEnv(ArenaEnv):
 
     id = "arena/critic-v0"
     capabilities = Capabilities(snapshot=True, seats=("critic", "sneak"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    verifiers: ClassVar[Mapping[str, Verifier]] = seat_verdicts(play)
     game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "careful"

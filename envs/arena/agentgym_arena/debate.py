@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from agentgym_verifiers.rules import seat_verdicts
+
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import ToolError
 from agentgym.game import Game, Player
-from agentgym_arena.base import ArenaEnv, numbered, verifiers
+from agentgym_arena.base import ArenaEnv, numbered
 from agentgym_arena.critic import drawn
 from agentgym_arena.questions import Question, bent, is_line, right
 
@@ -119,7 +121,7 @@ class DebateEnv(ArenaEnv):
 
     id = "arena/debate-v0"
     capabilities = Capabilities(snapshot=True, seats=("judge", "pro", "con"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    verifiers: ClassVar[Mapping[str, Verifier]] = seat_verdicts(play)
     game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "careful"

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
+from agentgym_verifiers.rules import seat_verdicts
+
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import ToolError
 from agentgym.game import Game, Player
-from agentgym_arena.base import ArenaEnv, numbered, split_of, verifiers
+from agentgym_arena.base import ArenaEnv, numbered, split_of
 
 GOODS = ("books", "hats", "balls", "pens", "cups", "maps")
 ROUNDS, POINTS = 6, 10
@@ -186,7 +188,7 @@ class NegotiateEnv(ArenaEnv):
 
     id = "arena/negotiate-v0"
     capabilities = Capabilities(snapshot=True, seats=("first", "second"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    verifiers: ClassVar[Mapping[str, Verifier]] = seat_verdicts(play)
     game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "generous"

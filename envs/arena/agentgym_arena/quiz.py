@@ -13,12 +13,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from agentgym_verifiers.rules import seat_verdicts
+
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import ToolError, UsageError
 from agentgym.game import Game, Player
 from agentgym.game.match import by_chance
 from agentgym.verdict import Json
-from agentgym_arena.base import ArenaEnv, numbered, split_of, verifiers
+from agentgym_arena.base import ArenaEnv, numbered, split_of
 
 NAMES = ("Ada", "Boris", "Clara", "Dmitri", "Edith", "Farid", "Greta", "Hugo", "Irene", "Jonas", "Karin", "Leo", "Mira", "Nils", "Olga", "Piet")
 RELATIONS = {
@@ -191,7 +193,7 @@ class QuizEnv(ArenaEnv):
 
     id = "arena/quiz-v0"
     capabilities = Capabilities(snapshot=True, seats=Quiz.seats)
-    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    verifiers: ClassVar[Mapping[str, Verifier]] = seat_verdicts(play)
     game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     honest: ClassVar[str] = "careful"

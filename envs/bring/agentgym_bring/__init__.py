@@ -29,3 +29,11 @@ HARBOR = EnvSpec(
     splits={"test": 0},
     capabilities=Capabilities(snapshot=True, sandboxes=("docker",), blocking=True),
 )
+DOMAIN = EnvSpec(
+    id="bring/domain-v0",
+    entry_point="agentgym_bring.domain:DomainEnv",
+    domain="your tasks",
+    summary="A service desk in tau-bench's form: database, tools, policy, a user on the other seat, tasks with gold calls.",
+    splits={"train": 0, "dev": 0, "test": 0},
+    capabilities=Capabilities(snapshot=True, seats=("agent", "user")),
+)

@@ -15,14 +15,14 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
+from agentgym_verifiers.rules import seat_verdicts
 
 from agentgym.core import Capabilities, Task, TaskSet, Verifier
 from agentgym.errors import CapabilityError, ToolError
-from agentgym.game import Game, Player
+from agentgym.game import Game, Player, Talk, TalkSeat
 from agentgym.messages import Tool, ToolCall, find_tool, parse_action, print_action
 from agentgym_tools.desk import Desk
 from agentgym_tools.env import SYSTEM
-from agentgym_tools.seats import Desks, DeskSeat, verifiers
 from agentgym_tools.tasks import SPLITS, plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
 from agentgym_tools.verify import done, still_to_do
@@ -33,7 +33,7 @@ _EFFECT = re.compile(r"\n?effect: (.*)\Z")
 Write = list[Any]
 
 
-class Simulated(Desks):
+class Simulated(Talk):
     """A desk of which ``world`` says what its tools do. The endings are nobody's but the agent's."""
 
     seats = ("agent", "world")
@@ -222,16 +222,16 @@ def play(task: Task) -> Game:
     return Simulated(task)
 
 
-class DeskSimEnv(DeskSeat):
+class DeskSimEnv(TalkSeat):
     """A seat at the simulated desk: the agent's, unless told otherwise. Opponents: ``faithful`` (usual), ``sloppy``, ``random``, or a policy."""
 
     id = "tools/desk-sim-v0"
     capabilities = Capabilities(snapshot=True, seats=("agent", "world"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    verifiers: ClassVar[Mapping[str, Verifier]] = seat_verdicts(play)
     game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     usual: ClassVar[str] = "faithful"
-    seat_tools: ClassVar[Mapping[str, Mapping[str, Tool]]] = {"agent": TOOLS, "world": {}}
+    seat_tools: Mapping[str, Mapping[str, Tool]] = {"agent": TOOLS, "world": {}}
     splits = SPLITS[:3]
 
     def tasks(self, split: str) -> TaskSet:

@@ -12,15 +12,15 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from agentgym_verifiers.rules import seat_verdicts
 from msgspec import Meta
 
 from agentgym.core import Capabilities, Limits, Task, TaskSet, Verifier
 from agentgym.errors import CapabilityError, ToolError
-from agentgym.game import Game, Player
+from agentgym.game import MOST_SAID, Game, Player, Talk, TalkSeat
 from agentgym.messages import Action, Tool, ToolCall, answer, parse_action, print_action, tool
 from agentgym_tools.desk import Desk
 from agentgym_tools.plan import Plan
-from agentgym_tools.seats import MOST_SAID, Desks, DeskSeat, verifiers
 from agentgym_tools.talk import SETTINGS
 from agentgym_tools.tasks import plan_of, tasks_of, world_of
 from agentgym_tools.tools import TOOLS
@@ -68,7 +68,7 @@ AGENT_TOOLS: Mapping[str, Tool] = {name: t for name, t in TOOLS.items() if name 
 USER_TOOLS: Mapping[str, Tool] = {f.__name__: tool(f) for f in (show_phone, set_phone, approve, hang_up)}
 
 
-class Conversation(Desks):
+class Conversation(Talk):
     """A desk, a phone, and two who talk. ``agent`` moves first, with the person's request before it."""
 
     seats = ("agent", "user")
@@ -214,16 +214,16 @@ def play(task: Task) -> Game:
     return Conversation(task)
 
 
-class DeskUserEnv(DeskSeat):
+class DeskUserEnv(TalkSeat):
     """A seat of the conversation: the agent's, unless told otherwise. Opponents: ``helpful`` (usual), ``terse``, ``random``, or a policy."""
 
     id = "tools/desk-user-v0"
     capabilities = Capabilities(snapshot=True, seats=("agent", "user"))
-    verifiers: ClassVar[Mapping[str, Verifier]] = verifiers(play)
+    verifiers: ClassVar[Mapping[str, Verifier]] = seat_verdicts(play)
     game = staticmethod(play)
     plays: ClassVar[Mapping[str, Player]] = PLAYERS
     usual: ClassVar[str] = "helpful"
-    seat_tools: ClassVar[Mapping[str, Mapping[str, Tool]]] = {"agent": AGENT_TOOLS, "user": USER_TOOLS}
+    seat_tools: Mapping[str, Mapping[str, Tool]] = {"agent": AGENT_TOOLS, "user": USER_TOOLS}
     splits = ("train", "dev", "test")
 
     def tasks(self, split: str) -> TaskSet:

@@ -12,12 +12,14 @@ from agentgym_verifiers.rules.match import Bleu, Boxes, Exact, Numeric, Rank, Se
 from agentgym_verifiers.rules.math import Math
 from agentgym_verifiers.rules.measure import Duration, Noted, Spent
 from agentgym_verifiers.rules.pick import Missing, Rule, pick, rule
+from agentgym_verifiers.rules.seat import seat_verdicts
 from agentgym_verifiers.rules.state import Schema, SqlMatch, StateMatch
 from agentgym_verifiers.rules.unit_tests import UnitTests
 
 __all__ = [
     "Aimed", "Bleu", "Boxes", "Duration", "Exact", "Idle", "Machine", "Math", "Milestones", "Missing", "Noted", "Numeric", "Ordered", "Pattern", "Progressed",
     "Rank", "Rule", "Schema", "Sets", "Similar", "Spent", "SqlMatch", "Stages", "StateMatch", "ToolCalls", "UnitTests", "WellFormed", "holds", "load", "pick",
+    "seat_verdicts",
 ]  # fmt: skip
 
 RULES: dict[str, type[Rule]] = {

@@ -1,24 +1,21 @@
-"""The desk as a game: a seat acts by tools and by speech, and its answers come as messages of their tools."""
+"""Games whose seats act by tools and by speech: the answers to a seat's calls come as messages of their tools."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-from agentgym_verifiers.rules import Noted
-
-from agentgym.core import Action, Message, Task, Verifier
+from agentgym.core import Action, Message
 from agentgym.errors import ToolError
-from agentgym.game import Game, GameEnv, Result
+from agentgym.game.match import Game
+from agentgym.game.seat import GameEnv
 from agentgym.messages import Tool, print_action, tool_message
-from agentgym.rewards import Spec, delta, outcome, standard, step
 
 MOST_SAID = 2000
 """Characters of a speech that the other gets to hear."""
-REWARDS: Mapping[str, Spec] = standard(outcome("result"), 0.02 * step("legal") + 0.2 * delta(step("standing")), step("standing"))
 
 
-class Desks(Game):
+class Talk(Game):
     """A game whose moves are canonical actions. ``answers`` are those of a seat's last calls, with the name of their tool."""
 
     def __init__(self) -> None:
@@ -48,16 +45,10 @@ class Desks(Game):
             raise
 
 
-def verifiers(game: Callable[[Task], Game]) -> dict[str, Verifier]:
-    """The verdicts of such a game's environment, by the maker of its games."""
-    return {"legal": Noted(fact="legal"), "standing": Noted(fact="standing", kept=True), "result": Result(game)}
-
-
-class DeskSeat(GameEnv):
+class TalkSeat(GameEnv):
     """A seat at such a game: its calls go to the game as they are. ``seat_tools`` are the tools of each seat."""
 
-    rewards: ClassVar[Mapping[str, Spec]] = REWARDS
-    seat_tools: ClassVar[Mapping[str, Mapping[str, Tool]]] = {}
+    seat_tools: Mapping[str, Mapping[str, Tool]] = {}
 
     def __init__(self, **base: Any) -> None:
         super().__init__(**base)
@@ -70,7 +61,7 @@ class DeskSeat(GameEnv):
     def heard(self) -> list[Message]:
         """The answers to this seat's calls as messages of their tools, then what the other said."""
         game = self.match.game
-        assert isinstance(game, Desks)
+        assert isinstance(game, Talk)
         turn = len(self.episode.turns) - 1
         messages = [tool_message(turn, i, name, text) for i, (name, text) in enumerate(game.answers[self.seat])]
         messages += [{"role": "user", "content": text} for text in game.said(self.seat)]
