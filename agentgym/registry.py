@@ -18,7 +18,7 @@ from agentgym.errors import MissingExtra, UnknownName, UsageError
 from agentgym.rewards.spec import Spec, World
 from agentgym.rewards.text import load as load_spec
 
-GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "attacks", "methods", "commands", "leftovers", "remotes")
+GROUPS = ("environments", "verifiers", "policies", "algorithms", "sandboxes", "attacks", "methods", "commands", "leftovers", "remotes", "formats")
 
 
 class EnvSpec(Struct, frozen=True):

@@ -18,6 +18,7 @@ from agentgym.evaluation.filmstrip import filmstrip
 from agentgym.evaluation.probes import write_probes
 from agentgym.evaluation.regrade import episodes_of
 from agentgym.evaluation.report import write_report
+from agentgym.registry import installed, load
 
 
 class CompareConfig(Struct, forbid_unknown_fields=True):
@@ -55,8 +56,8 @@ def _row(side: Side) -> tuple[str, ...]:
 class ExportConfig(Struct, forbid_unknown_fields=True):
     """A run, a format, and where to."""
 
-    folder: Annotated[str, Meta(description="run folder, or a packed one")]
-    format: Annotated[str, Meta(description="atif, sts, openai, hf, parquet, html, filmstrip, probes or bundle")] = "html"
+    folder: Annotated[str, Meta(description="run folder, or a packed one; for verl-config a training run, or its table")]
+    format: Annotated[str, Meta(description="atif, sts, openai, hf, parquet, html, filmstrip, probes or bundle; or an installed one: verl-config")] = "html"
     to: Annotated[str, Meta(description="file or folder to write; default beside the run, by the format's name")] | None = None
 
 
@@ -74,10 +75,14 @@ ENDINGS = {
 
 
 def export_run(config: ExportConfig, screen: Screen) -> Answer:
-    if config.format not in ENDINGS:
-        raise UnknownName("format", config.format, ENDINGS)
+    more = installed("formats")
+    if config.format not in {*ENDINGS, *more}:
+        raise UnknownName("format", config.format, {*ENDINGS, *more})
     source = Path(config.folder)
-    to = Path(config.to) if config.to else source.with_name(source.name.removesuffix(".zip") + ENDINGS[config.format])
+    to = Path(config.to) if config.to else source.with_name(source.name.removesuffix(".zip") + ENDINGS.get(config.format, f"-{config.format}"))
+    if config.format in more:
+        tasks = load("formats", config.format)(source, to)
+        return Answer({"format": config.format, "tasks": tasks, "to": str(to)}, f"{tasks} tasks as {config.format} in {to}")
     if to.exists() and not to.is_dir():
         screen.say(f"{to} is written again")
     with opened(source) as folder:

@@ -314,15 +314,21 @@ def policy_loss(
     ``sequence`` divides by all B rows (a row without sampled tokens counts as 0); ``constant`` defaults to T. ``scored`` are further
     ``[B, T]`` streams that an objective asks for; rows 2k and 2k + 1 are a pair.
     """
+    now, batch = padded(logp_BT, old_logp_BT, advantages_BT, mask_BT, scored)
+    return objective_loss(objective, now, weigh(batch, aggregation, constant=constant or logp_BT.shape[1]), **options)
+
+
+def padded(logp_BT: Tensor, old_logp_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, scored: dict[str, Tensor] | None = None) -> tuple[Scores, Batch]:
+    """A padded batch as a flat one without weights, row by row, and what the policy now says of it."""
     b, t = logp_BT.shape
-    row_N = torch.arange(b).repeat_interleave(t)
-    zero_N, dtype = torch.zeros(b * t, dtype=torch.long), logp_BT.dtype
-    real_N = torch.zeros(b * t, dtype=dtype)
+    at: Any = {"device": logp_BT.device}
+    row_N = torch.arange(b, **at).repeat_interleave(t)
+    zero_N, dtype = torch.zeros(b * t, dtype=torch.long, **at), logp_BT.dtype
+    real_N = torch.zeros(b * t, dtype=dtype, **at)
     flat = {k: v.expand(b, t).reshape(-1) for k, v in (scored or {}).items()}
     batch = Batch(
-        zero_N, torch.arange(t).repeat(b), mask_BT.reshape(-1).to(dtype), old_logp_BT.reshape(-1), real_N + 1, zero_N, row_N, row_N, row_N, zero_N, row_N // 2,
-        advantages_BT.expand(b, t).reshape(-1), flat.pop("return", real_N), real_N, real_N, real_N, flat,
+        zero_N, torch.arange(t, **at).repeat(b), mask_BT.reshape(-1).to(dtype), old_logp_BT.reshape(-1), real_N + 1, zero_N, row_N, row_N, row_N, zero_N,
+        row_N // 2, advantages_BT.expand(b, t).reshape(-1), flat.pop("return", real_N), real_N, real_N, real_N, flat,
     )  # fmt: skip
     logp_N = logp_BT.reshape(-1)
-    now = Scores(logp_N, real_N, logp_N, real_N, real_N)
-    return objective_loss(objective, now, weigh(batch, aggregation, constant=constant or t), **options)
+    return Scores(logp_N, real_N, logp_N, real_N, real_N), batch

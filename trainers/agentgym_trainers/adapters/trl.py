@@ -10,7 +10,7 @@ where the environment spoke. An episode that is invalid has no reward, which TRL
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Many
 from typing import Any, ClassVar
 
 import anyio
@@ -22,6 +22,7 @@ from agentgym.errors import UsageError
 from agentgym.evaluation.run import provenance, settler_of
 from agentgym.registry import make
 from agentgym.rollout import Job, Rollout
+from agentgym_trainers.adapters.sequence import Sequence, sequence
 from agentgym_trainers.engine import TransformersEngine
 from agentgym_trainers.renderer import ChatRenderer
 
@@ -49,7 +50,7 @@ class Played:
         """The first ``tasks`` tasks: each prompt is a task's id, from which the episode begins."""
         return Dataset.from_list([{"prompt": [{"role": "user", "content": name}]} for name in self.ids[:tasks]])
 
-    def __call__(self, prompts: Sequence[Sequence[Message]], trainer: Any) -> dict[str, Any]:
+    def __call__(self, prompts: Many[Many[Message]], trainer: Any) -> dict[str, Any]:
         """One episode for each prompt, with the weights as they are now."""
         engine, model = self._at(trainer), trainer.accelerator.unwrap_model(trainer.model)
         self.calls += 1
@@ -66,7 +67,7 @@ class Played:
         model.train(was)
         return told(self.last, engine.renderer)
 
-    def reward(self, completions: Sequence[Any], returned: Sequence[float | None], **_: Any) -> list[float | None]:
+    def reward(self, completions: Many[Any], returned: Many[float | None], **_: Any) -> list[float | None]:
         """The sum of each episode's terms; None where it is invalid."""
         return list(returned)
 
@@ -79,19 +80,13 @@ class Played:
         return self._engine
 
 
-def told(episodes: Sequence[Episode], renderer: ChatRenderer) -> dict[str, Any]:
+def told(episodes: Many[Episode], renderer: ChatRenderer) -> dict[str, Any]:
     """Episodes as TRL's fields: the opening as the prompt, all after it as the completion, whose ``env_mask`` is 1 where the model spoke."""
     out: dict[str, list[Any]] = {"prompt_ids": [], "completion_ids": [], "logprobs": [], "env_mask": [], "returned": []}
     for episode in episodes:
-        tokens = [t.tokens for t in episode.turns if t.tokens is not None]
-        if any(t.segment != tokens[0].segment for t in tokens):
-            raise UsageError("an episode in several segments is not one sequence; use a model whose template only appends")
-        ids, mask = [i for t in tokens for i in t.ids], [m for t in tokens for m in t.mask]
-        opening = mask.index(1) if 1 in mask else len(ids)
-        whole = 1 in mask
-        out["prompt_ids"].append(ids[:opening] or [renderer.end_id])
-        out["completion_ids"].append(ids[opening:] if whole else [renderer.end_id])
-        out["logprobs"].append([p for t in tokens for p in t.logprobs][opening:] if whole else [0.0])
-        out["env_mask"].append(mask[opening:] if whole else [0])
-        out["returned"].append(episode.total if episode.decided and whole else None)
+        found = sequence(episode)
+        whole = found or Sequence([renderer.end_id], [renderer.end_id], [0], [0.0], [0.0])
+        values = (whole.prompt or [renderer.end_id], whole.ids, whole.logprobs, whole.mask, episode.total if episode.decided and found else None)
+        for name, value in zip(out, values, strict=True):
+            out[name].append(value)
     return out
