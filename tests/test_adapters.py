@@ -3,12 +3,18 @@
 from pathlib import Path
 
 import agentgym_trainers
+import pyarrow.parquet as pq
+import pytest
 import torch
+import yaml
 from agentgym_trainers.adapters.trl import Played, told
 from agentgym_trainers.engine import TransformersEngine
 from agentgym_trainers.model import load_model
 from agentgym_trainers.renderer import ChatRenderer
 from agentgym_trainers.update import score
+
+import agentgym
+from agentgym.cli.main import guarded
 
 
 def tiny():
@@ -67,3 +73,49 @@ def test_what_trl_is_told_is_what_the_weights_gave_and_an_invalid_episode_has_no
     assert (score(model, batch) - batch.behaviour_logp_N)[sampled].abs().max() < 1e-4
     episodes[0].status = "invalid"
     assert told(episodes, engine.renderer)["returned"][0] is None and row["returned"][0] is not None
+
+
+TABLE = """
+env = "tools/desk"
+model = "MODEL"
+groups = 4
+group_size = 2
+[option]
+levels = 1
+"""
+
+
+def exported(tmp_path, capsys, text="", code=0):
+    table = tmp_path / "run.toml"
+    table.write_text(TABLE.replace("MODEL", str(Path(agentgym_trainers.__file__).parent / "warm")).replace("[option]", f"{text}\n[option]"))
+    assert guarded(["export", str(table), "--format", "verl-config", "--to", str(tmp_path / "out"), "--plain"]) == code
+    told = capsys.readouterr()
+    return told.out + told.err
+
+
+def test_a_table_becomes_a_configuration_of_verls(tmp_path, capsys):
+    assert "as verl-config in" in exported(tmp_path, capsys, 'algo = "dapo"\nlr = 1e-5\nupdates = 2')
+    made = yaml.safe_load((tmp_path / "out" / "verl.yaml").read_text())
+    actor, rollout = made["actor_rollout_ref"]["actor"], made["actor_rollout_ref"]["rollout"]
+    assert (actor["loss_agg_mode"], actor["clip_ratio_high"], actor["optim"]["lr"], actor["ppo_mini_batch_size"]) == ("token-mean", 0.28, 1e-5, 2)
+    assert rollout["n"] == 2 and made["data"]["train_batch_size"] == 4 and made["algorithm"]["filter_groups"]["enable"]
+    (loop,) = yaml.safe_load((tmp_path / "out" / "agent.yaml").read_text())
+    assert loop["env"] == "tools/desk" and loop["options"] == {"levels": 1} and loop["reward"] == "outcome"
+    rows = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert [r["extra_info"]["task"] for r in rows] == list(agentgym.make("tools/desk", levels=1).taskset.ids())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('algo = "ppo"', "advantage critic"), ('algo = "dpo"', "objective preference"), ("window = 1", "a window of turns"),
+        ('algo = "grpo"\nset = {curriculum = "difficulty"}', "curriculum"), ('set = {sampler = "eliminate"}', "sampler eliminate"), ('data = "runs/x"', "stored episodes"),
+    ],
+)  # fmt: skip
+def test_what_verl_has_no_place_for_is_refused_by_name(tmp_path, capsys, text, why):
+    assert why in exported(tmp_path, capsys, text, 2)
+
+
+def test_a_folder_that_is_no_training_run_is_no_configuration(tmp_path, capsys):
+    assert guarded(["export", str(tmp_path), "--format", "verl-config"]) == 2 and "no config.toml" in capsys.readouterr().err
+    assert guarded(["export", str(tmp_path), "--format", "verl"]) == 2 and "verl-config" in capsys.readouterr().err
