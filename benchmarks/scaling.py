@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 ENVS: dict[str, dict[str, Any]] = {
-    "text/bandit": {}, "tools/desk": {}, "text/world": {}, "arena/board": {"options": {"games": "tictactoe"}}, "nethack/score": {"policy": "random"}, "web/miniwob": {"held": 4, "episodes": 8, "policy": "random"},
-    "gui/desk": {"held": 2, "episodes": 3}, "swe/mend": {"held": 6, "episodes": 4, "options": {"sandbox": "bwrap"}},
-    "swe/mend docker": {"held": 4, "episodes": 3, "options": {"sandbox": "docker"}},
+    "text/bandit": {}, "tools/desk": {}, "text/world": {}, "arena/board": {"options": {"games": "tictactoe"}}, "nethack/score": {"policy": "random"},
+    "web/miniwob": {"held": 4, "episodes": 8, "policy": "random"}, "gui/desk": {"held": 2, "episodes": 3},
+    "swe/mend": {"held": 6, "episodes": 4, "options": {"sandbox": "bwrap"}}, "swe/mend docker": {"held": 4, "episodes": 3, "options": {"sandbox": "docker"}},
 }  # fmt: skip
 NEEDS = (10, 1_000, 100_000)
 
@@ -60,10 +60,15 @@ def contained() -> int:
     return sum(client.stats(c["Id"], stream=False)["memory_stats"].get("usage", 0) for c in client.containers(filters={"label": LABEL}))
 
 
-def in_containers() -> float:
-    """Seconds of processor that containers have used here so far; nan where the kernel does not tell."""
-    path = Path("/sys/fs/cgroup/cpuacct/docker/cpuacct.usage")
-    return int(path.read_text()) / 1e9 if path.exists() else math.nan
+def processor(docker: bool) -> float:
+    """Seconds of processor that this process, what it has started, and (``docker``) this machine's containers have used."""
+    ticks, containers = 0, Path("/sys/fs/cgroup/cpuacct/docker/cpuacct.usage")
+    for pid in set(tree(os.getpid())):
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[13:15] if pid == os.getpid() else fields[11:15]))  # its own is told more finely
+    told = (int(containers.read_text()) / 1e9 if containers.exists() else math.nan) if docker else 0.0
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK") + told
 
 
 def measure(name: str) -> dict[str, float]:
@@ -91,16 +96,10 @@ def measure(name: str) -> dict[str, float]:
 
     play(2, 900)
     docker = options.get("sandbox") == "docker"
-    before, began, mine, held_there = os.times(), time.perf_counter(), time.process_time(), in_containers() if docker else 0.0
+    before, began = processor(docker), time.perf_counter()
     episodes = play(about.get("episodes", 60), 1)
-    after, wall, mine = os.times(), time.perf_counter() - began, time.process_time() - mine
+    used, wall = processor(docker) - before, time.perf_counter() - began
     steps = sum(len(e.turns) for e in episodes)
-    used = (
-        mine
-        + (in_containers() - held_there if docker else 0.0)
-        + (after.children_user - before.children_user)
-        + (after.children_system - before.children_system)
-    )
     said = [(t.observation, t.action) for e in episodes for t in e.turns]
     wire = sum(len(msgspec.json.encode(pair)) for pair in said) + sum(len(msgspec.json.encode(e.closing)) for e in episodes)
     opened = [make()]
