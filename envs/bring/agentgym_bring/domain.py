@@ -344,9 +344,16 @@ class DomainEnv(TalkSeat):
             raise CapabilityError(f"{self.id} has an oracle for the agent alone, with a user who is told")
         return self._script()
 
+    def player(self) -> Iterator[str]:
+        """The user as a script; the agent has none that does not know the gold calls."""
+        self._require_running()
+        if self.seat != "user":
+            raise CapabilityError(f"{self.id} has a player for the user alone")
+        return self._script()
+
     def _script(self) -> Iterator[str]:
         while not self.match.over:
-            yield told(self.match.game, "agent", random.Random(0))
+            yield told(self.match.game, self.seat, random.Random(0))
 
     def _artefacts(self) -> Mapping[str, bytes]:
         game = self.match.game
