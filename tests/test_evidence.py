@@ -1,0 +1,54 @@
+"""The experiments run, go on where they were interrupted, and say what their numbers amount to."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location("evidence", ROOT / "benchmarks" / "evidence" / "run.py")
+evidence = importlib.util.module_from_spec(spec)
+sys.modules["evidence"] = evidence
+spec.loader.exec_module(evidence)
+
+
+def test_every_experiment_runs_with_one_seed_and_goes_on_where_it_was_interrupted(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "evidence" / "run.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert set(told) == {"benchmark", *evidence.experiments(())}
+    page = (tmp_path / "docs" / "evidence.md").read_text()
+    for name, experiment in evidence.experiments(()).items():
+        assert experiment.title in page and (tmp_path / "docs" / "evidence" / f"{name}.png").stat().st_size > 5000
+    first = sorted(tmp_path.rglob("cell.json"))
+    before = {p: p.stat().st_mtime_ns for p in first}
+    first[0].unlink()
+    assert subprocess.run([*command, first[0].parents[2].name], capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    changed = [p for p in first if p.stat().st_mtime_ns != before[p]]
+    assert changed == [first[0]], "what was there is kept"
+
+
+def test_a_difference_is_shown_only_where_its_interval_is_on_one_side():
+    assert evidence.verdict(evidence.over_seeds([0.2, 0.3, 0.25, 0.2, 0.3])) == "holds here"
+    assert evidence.verdict(evidence.over_seeds([-0.2, -0.3, -0.25])) == "the opposite holds here"
+    assert evidence.verdict(evidence.over_seeds([0.2, -0.3, 0.25])) == "not shown here"
+    assert evidence.verdict(evidence.over_seeds([0.9])) == "one seed says nothing"
+    mean, low, high = evidence.over_seeds([1.0, 2.0, 3.0])
+    assert (mean, low) == (2.0, pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-4)) and high - mean == pytest.approx(mean - low)
+
+
+def test_arms_at_equal_tokens_are_compared_where_the_thriftiest_ends():
+    experiment = evidence.experiments(("sampling",))["sampling"]
+    cells = [
+        {"arm": arm, "seed": seed, "measures": {"success": 0.5}, "curve": [[0, 0.0, 0], [10, end, tokens]], "tokens": tokens, "seconds": 1.0, "bundle": ""}
+        for arm, end, tokens in (("fixed", 0.8, 1000), ("adaptive", 0.6, 500))
+        for seed in (0, 1)
+    ]
+    found = evidence.summary(experiment, cells)
+    assert found["arms"]["fixed"]["equal"][0] == pytest.approx(0.4) and found["arms"]["adaptive"]["equal"][0] == pytest.approx(0.6)
