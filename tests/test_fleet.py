@@ -101,6 +101,12 @@ def test_a_ray_node_that_is_killed_takes_nothing_with_it(tmp_path):
 
         there = killed(kill, tmp_path, servers)
         assert len({e.provenance["worker"] for e in there[-40:]}) >= 2 and time.monotonic() - began < 200, "those that are left go on together"
+        made = Environments(RayServers(2, ["text/bandit"]), "text/bandit", agentgym.make("text/bandit").tasks)
+        try:
+            rollout = Rollout(lambda: made(split="train", horizon=40), resolve("random"), concurrency=8)
+            assert essence(anyio.run(rollout.run, jobs(40))) == essence(play(None, 40)), "and a policy that is here plays there"
+        finally:
+            made.close()
     finally:
         ray.shutdown()
         cluster.shutdown()
