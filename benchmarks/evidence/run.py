@@ -89,6 +89,7 @@ MEASURES: dict[str, tuple[str, Callable[[Rows, list[Episode]], float]]] = {
         "training reward less training success over the last fifth of the updates",
         lambda rows, played: _mean(_last(_column(rows, "reward"))) - _mean(_last(_column(rows, "success"))),
     ),
+    "return": ("reward of a held-out episode", lambda rows, played: _mean([e.total for e in played])),
     "turns": ("turns of a held-out episode", lambda rows, played: _mean([len(e.turns) for e in played])),
     "progress": ("share of a held-out task's steps that were done", lambda rows, played: _mean([_final(e, "progress") for e in played])),
     "equal": ("held-out success after as many sampled tokens as the thriftiest run had", lambda rows, played: math.nan),
@@ -163,7 +164,7 @@ def begun(name: str, experiment: Experiment, out: Path, quick: bool) -> str:
     folder = out / name / "start"
     if not (folder / "result.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        given = _merged(experiment.start, {"warm_steps": 2, "warm_batch": 4, "eval_tasks": 4} if quick else {})
+        given = _merged(experiment.start, {"warm_steps": 2, "warm_batch": 4, "eval_tasks": 4, "vocab_tasks": 30} if quick else {})
         sft(msgspec.convert({**given, "out": str(folder)}, SftConfig, strict=False), lambda *_: None)
     found: str = msgspec.json.decode((folder / "result.json").read_bytes())["checkpoint_after"]
     return found
