@@ -306,8 +306,10 @@ def scaled(cost: dict[str, float], player_ms: float, n: int, needs: Needs) -> di
     share = 1 if n <= 50_000 else n // 50_000  # a cell of the whole: all stations in the same proportion
     cores, loops = max(1, round(plan["worker_cores"] / share)), max(1, round(plan["players"] / share))
     stations = {"players": (loops, player_ms / 1000), "workers": (cores, cost["cpu_ms_step"] / 1000)}
-    found = simulate(n // share, stations, needs.think_s, 12.0)
-    halved = simulate(n // share, {k: (max(1, s // 2) if k == "players" else s, c) for k, (s, c) in stations.items()}, needs.think_s, 12.0)
+    waits = needs.think_s + max(0.0, cost["wall_ms_step"] - cost["cpu_ms_step"]) / 1000  # a desktop that settles takes time, but no processor
+    found = simulate(n // share, stations, waits, 12.0)
+    fewer = {k: (max(1, servers // 2) if k == "players" else servers, ms) for k, (servers, ms) in stations.items()}
+    halved = simulate(n // share, fewer, waits, 12.0)
     return {**plan, "simulated": {**found, "steps_s": found["steps_s"] * share}, "with_half_the_players": {**halved, "steps_s": halved["steps_s"] * share}}
 
 
