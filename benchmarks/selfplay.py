@@ -1,6 +1,6 @@
 """Tic-tac-toe by self-play, the tiny model: games lost, drawn and won against scripted players, before and after. One JSON line.
 
-Without ``--run`` it trains first: a warm start on the games of an honest player, then self-play alone, in about half an hour of two CPUs.
+Without ``--run`` it trains first: a warm start on the games of an honest player, then self-play alone, in about an hour of two CPUs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agentgym.rollout import Rollout
 GAME: dict[str, Any] = {"games": "tictactoe", "limits": {"max_malformed": 1}}
 OTHERS = ("random", "greedy", "perfect")
 SETTINGS = TrainConfig(
-    env="arena/board", option=GAME, trainable=["first", "second"], against="self", window=1, warm_by="player", warm_steps=1200, warm_batch=64,
+    env="arena/board", option=GAME, trainable=["first", "second"], against="self", window=1, warm_by="player", warm_steps=4000, warm_batch=64,
     warm_lr_final=0.1, steps=300, set={"entropy": 0.03}, groups=16, group_size=16, updates=2, lr=4e-4, lr_final=0.3, max_tokens=4,
     context=256, eval_tasks=100, eval_every=50,
     save_every=50,
