@@ -169,7 +169,8 @@ def test_the_gold_calls_of_every_task_are_an_episode_that_is_right():
     [
         ("tools.py", None, "no tools.py"), ("tools.py", "import nowhere", "ModuleNotFoundError"), ("tools.py", "x = 1", "no public function"),
         ("tasks_test.json", "[{}]", "task 0 has no 'instruction'"), ("tasks_test.json", "[", "cannot read"), ("tasks_test.json", "[]", "no tasks.json"),
-        ("tasks_test.json", '[{"instruction": "x", "actions": [{"name": "fly", "kwargs": {}}]}]', "calls fly"), ("data/orders.json", None, "no db.json"),
+        ("tasks_test.json", '[{"instruction": "x", "actions": [{"name": "fly", "kwargs": {}}]}]', "calls fly"),
+        ("tasks_test.json", '[{"instruction": "x", "actions": [{"name": "cancel_order", "kwargs": {"order": "#W1", "reason": ""}}]}]', "does not fit"), ("data/orders.json", None, "no db.json"),
         ("tasks_test.json", '[{"instruction": "x", "split": "later"}]', "'later'"), ("data/orders.json", "{", "cannot read"), ("db.json", "[1]", "an object"),
     ],
 )  # fmt: skip

@@ -146,9 +146,22 @@ def _tasks(root: Path, tools: Mapping[str, Tool]) -> Iterator[tuple[str, Wanted]
                 raise UsageError(f"{path}: task {number} has no {error}") from None
             if unknown := [c.name for c in found.calls if c.name not in tools and c.name != TRANSFER]:
                 raise UsageError(f"{path}: task {number} calls {unknown[0]}, which is no tool; there are {', '.join(tools)}")
+            try:
+                found = msgspec.structs.replace(found, calls=[_checked(c, tools) for c in found.calls])
+            except msgspec.ValidationError as error:
+                raise UsageError(f"{path}: task {number} has a gold call that does not fit its tool: {error}") from None
             if found.split not in SPLITS:
                 raise UsageError(f"{path}: task {number} is in split {found.split!r}; there are {', '.join(SPLITS)}")
             yield f"{found.split}/{found.name or number}", found
+
+
+def _checked(made: ToolCall, tools: Mapping[str, Tool]) -> ToolCall:
+    """A gold call with the arguments that its tool gets, as an agent's are checked. Raises ``msgspec.ValidationError``."""
+    if made.name not in tools:
+        return made
+    found = tools[made.name]
+    checked = msgspec.convert(made.arguments, found.arguments)
+    return ToolCall(made.name, {n: msgspec.to_builtins(getattr(checked, n)) for n in found.names})
 
 
 def _wanted(row: dict[str, Any], split: str) -> Wanted:

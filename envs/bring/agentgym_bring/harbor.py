@@ -230,7 +230,10 @@ def _tested(folder: Folder, patch: Mapping[str, Changed], seconds: float) -> tup
     entries = {f"{WORK}/{p}": Entry(kinds[c.kind], c.mode, c.bytes) for p, c in patch.items() if c.kind in kinds}
     tests = {f"/tests/{p}": Entry("f", mode | 0o444, data) for p, (data, mode) in folder.files("tests").items()}
     with start(image_of(folder.digest), _resources(folder.config), "docker") as sandbox:
-        sandbox.write(entries)
+        try:
+            sandbox.write(entries)
+        except PermissionError as problem:  # what was handed in cannot be laid out: the agent's doing, so no fault
+            return Completed(1, str(problem)[:600]), "what was handed in cannot be written"
         sandbox.write({"/logs": Entry("d", 0o755), "/logs/verifier": Entry("d", 0o777), **tests}, root=True)
         env = {k: _DEFAULT.sub(lambda m: m[1] or "", v) for k, v in folder.config.verifier.env.items()}
         shell = "[ -x /bin/bash ] && exec /bin/bash /tests/test.sh || exec /bin/sh /tests/test.sh"
