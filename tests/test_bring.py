@@ -247,9 +247,19 @@ def test_a_reward_is_what_the_tests_write(folder, test, value, why):
 def test_the_audit_says_where_an_image_holds_its_answer(folder, capsys):
     environment = folder / "count-lines" / "environment"
     shutil.copy(folder / "count-lines" / "solution" / "solve.sh", environment / "solve.sh")
-    (environment / "Dockerfile").write_text((environment / "Dockerfile").read_text() + "COPY solve.sh /opt/notes.txt\n")
+    (environment / "Dockerfile").write_text((environment / "Dockerfile").read_text() + "COPY solve.sh /opt/notes.txt\nENV PATH=/app/bin:$PATH\n")
     assert guarded(["check", "bring/harbor", "--option", f"path={folder}"]) == 1
-    assert "/opt/notes.txt is solution/solve.sh" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "/opt/notes.txt is solution/solve.sh" in told and "PATH leads into the agent's folder" in told
+
+
+def test_a_folder_that_was_made_a_file_is_graded_and_is_no_fault(folder):
+    env = agentgym.make("bring/harbor", split="test", path=str(folder))
+    env.reset(seed=1)
+    shell(env, "rm -rf /app/logs && echo x > /app/logs && ln -s /nowhere/at/all /app/answer.txt")
+    _, reward, terminated, *_ = env.step(call("submit"))
+    assert (reward, terminated) == (0.0, True) and env.episode.status == "valid"
+    env.close()
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ SPLITS = ("train", "dev", "test")
 LONGEST_S = 3600.0
 CHUNK = 12_000
 """Characters of a solution's file in one command of the oracle's."""
+LOOKED_UP = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "NODE_PATH", "PERL5LIB")
 TELLING = 24
 """Bytes from which on a file tells something by its content."""
 _NAME = re.compile(r"[\w.-]{1,200}")
@@ -377,15 +378,18 @@ class HarborEnv(AgentEnv):
         yield call("submit")
 
     def exposed(self) -> list[str]:
-        """The files of the container that are files of the tests or of the solution, by content."""
-        folder = folder_of(self.task)
+        """The files of the container that are files of the tests or of the solution, by content; and variables of the image by which programs of the
+        agent's own stand in for those that its tests call."""
+        folder, image = folder_of(self.task), image_of(self.task.data["folder"])
+        own = [p for p in (image.moved, WORK) if p]
+        led = [f"{k} leads into the agent's folder: {v[:80]}" for k, v in image.env if k in LOOKED_UP and any(p in v for p in own)]
         hidden = {hashlib.sha256(d).hexdigest(): (f"{part}/{p}", len(d)) for part in ("tests", "solution") for p, (d, _) in folder.files(part).items()}
         sizes = sorted({size for _, size in hidden.values() if size >= TELLING})
         if not sizes:
-            return []
+            return led
         same = " -o ".join(f"-size {size}c" for size in sizes)
         seen = self.shell.sandbox.exec(f"find / -xdev -type f \\( {same} \\) -exec sha256sum {{}} + 2>/dev/null", cwd="/", timeout=120).output
-        return [f"{line[66:]} is {hidden[line[:64]][0]}" for line in seen.splitlines() if line[:64] in hidden]
+        return led + [f"{line[66:]} is {hidden[line[:64]][0]}" for line in seen.splitlines() if line[:64] in hidden]
 
     def _save(self) -> bytes:
         shell = self.shell
