@@ -8,6 +8,7 @@ An attempt that a fault has ended is played again; if that does not help it fail
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -82,7 +83,9 @@ class AgentLoop(AgentLoopBase):  # type: ignore[misc]
         new = partial(make, self.env, split=told["split"], reward=self.reward, **self.options)
         attempt = int(row.get("session_id", row.get("__rollout_index__", 0)))
         seed = int(digest(f"{told['task']}|{attempt}|{row.get('global_steps', 0)}".encode())[:12], 16)
-        rollout = Rollout(new, engine, max_tokens=self.max_tokens, late=settler_of(new()), provenance=provenance())
+        with closing(new()) as one:
+            late = settler_of(one)
+        rollout = Rollout(new, engine, max_tokens=self.max_tokens, late=late, provenance=provenance())
         (episode,) = await rollout.run([Job(told["task"], attempt, seed, str(row.get("uid", told["task"])))])
         if not episode.decided:
             raise EnvironmentFault(f"{episode.id}: {episode.fault}")
