@@ -60,6 +60,11 @@ class Turn(Struct, omit_defaults=True, gc=False):
     usage: dict[str, int] = {}
     duration_s: float = 0.0
 
+    @property
+    def sampled(self) -> int:
+        """How many tokens the policy sampled: as recorded, or as its endpoint says."""
+        return sum(self.tokens.mask) if self.tokens else self.usage.get("completion_tokens", 0)
+
 
 class Episode(Struct, omit_defaults=True):
     """One attempt at one task: everything needed to replay it, grade it again, and train on it."""

@@ -12,6 +12,7 @@ from playwright.sync_api import sync_playwright
 
 from agentgym.cli.main import guarded as main
 from agentgym.episode import decode, encode
+from agentgym.errors import UsageError
 from agentgym.evaluation.bundle import pack, seal
 from agentgym.evaluation.leaderboard import Standing, VerifierStanding, _asked_again, examine, examined, page, submit
 from agentgym.evaluation.probes import SAME
@@ -74,6 +75,19 @@ def test_submissions_at_the_same_time_do_not_disturb_each_other(runs, tmp_path):
         found = list(pool.map(lambda p: submit(runs / p, tmp_path / "board"), ["oracle", "random"] * 4))
     assert all(f.accepted for f in found) and len(list((tmp_path / "board").rglob("*.zip"))) == 2
     assert not [p for p in (tmp_path / "board").iterdir() if p.is_file()]
+
+
+def test_a_thin_bundle_is_graded_by_playing_it_again_and_in_no_other_way(runs, copy, tmp_path):
+    whole, thin = submit(runs / "random", tmp_path / "whole"), submit(runs / "random", tmp_path / "thin", thin=True)
+    a, b = whole.standing, thin.standing
+    assert a is not None and b is not None and (a.result.success, a.result.tokens) == (b.result.success, b.result.tokens) and b.bytes < a.bytes / 3
+    assert (runs / "random" / "artefacts").is_dir()
+    assert "artefact" in examine(tmp_path / "thin" / b.file, played_again=False).reasons[0]
+    forged = copy()
+    winning_artefact(forged)
+    assert submit(forged, tmp_path / "thin", thin=True).standing is None
+    with pytest.raises(UsageError, match="packed already"):
+        submit(tmp_path / "whole" / a.file, tmp_path / "thin", thin=True)
 
 
 def flipped(folder):

@@ -25,6 +25,7 @@ class SubmitConfig(Struct, forbid_unknown_fields=True):
 
     bundle: Annotated[str, Meta(description="run folder, or a packed one")]
     board: Annotated[str, Meta(description="folder of the board")] = BOARD
+    thin: Annotated[bool, Meta(description="leave artefacts and token ids out; it is graded by playing it again alone")] = False
 
 
 class VerifyConfig(Struct, forbid_unknown_fields=True):
@@ -74,7 +75,7 @@ def _told(found: Examined) -> tuple[str, str, str, str]:
 
 
 def submit_run(config: SubmitConfig, screen: Screen) -> Answer:
-    return _answer([submit(Path(config.bundle), Path(config.board))])
+    return _answer([submit(Path(config.bundle), Path(config.board), config.thin)])
 
 
 def verify_board(config: VerifyConfig, screen: Screen) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec import Struct
 
+from agentgym.episode import encode, read_episodes
 from agentgym.errors import BundleError, UsageError
 
 SCHEMA = 1
@@ -48,9 +50,11 @@ def sha256(path: Path) -> str:
 def seal(folder: Path) -> None:
     """Write down the digest of every file."""
     found = Seal({name: (sha256(path), path.stat().st_size) for name, path in files_of(folder)})
-    partial = folder / f"{SEAL}.part"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
-    partial.replace(folder / SEAL)
+    number, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")  # of its own: others may seal at the same time
+    with os.fdopen(number, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(found), indent=1))
+    Path(name).chmod(0o644)
+    Path(name).replace(folder / SEAL)
 
 
 def unseal(folder: Path) -> None:
@@ -96,6 +100,23 @@ def pack(folder: Path, to: Path) -> None:
             with path.open("rb") as source, file.open(entry, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     partial.replace(to)
+
+
+@contextmanager
+def thinned(folder: Path) -> Iterator[Path]:
+    """A run without its artefacts and token ids, for as long as this lasts: what is left names the artefacts by digest, and playing it again makes them."""
+    with tempfile.TemporaryDirectory(prefix="agentgym-thin-") as name:
+        thin = Path(name)
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name not in (SEAL, "episodes.jsonl") and not path.name.endswith(".part"):
+                shutil.copyfile(path, thin / path.name)
+        with (thin / "episodes.jsonl").open("wb") as file:
+            for episode in read_episodes(folder / "episodes.jsonl"):
+                for turn in episode.turns:
+                    turn.usage = {**turn.usage, "completion_tokens": turn.sampled}
+                    turn.tokens = None
+                file.write(encode(episode))
+        yield thin
 
 
 @contextmanager

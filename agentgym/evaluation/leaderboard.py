@@ -11,6 +11,7 @@ import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from msgspec import Struct
 
 from agentgym.episode import Episode
 from agentgym.errors import AgentGymError, UsageError
-from agentgym.evaluation.bundle import opened, pack
+from agentgym.evaluation.bundle import opened, pack, thinned
 from agentgym.evaluation.probes import SAME
-from agentgym.evaluation.regrade import episodes_of, played, verify
+from agentgym.evaluation.regrade import episodes_of, played, restore, verify
 from agentgym.evaluation.run import Plan, Result, summarise
 from agentgym.evaluation.stats import Interval
 from agentgym.evaluation.verifiers import VERDICTS, Judged, VerifierResult, judged, of_set, spec_of, summed_up
@@ -71,9 +72,12 @@ def examine(path: Path, played_again: bool = True) -> Examined:
     """Grade a packed run again, offline, and look for every reason not to publish it.
 
     With ``played_again`` its actions are also played again: record and artefacts that fit each other, and were never those of these actions, show.
+    A thin bundle, which names its artefacts by digest alone, can be graded in no other way.
     """
     try:
         with opened(path) as folder:
+            if path.is_file() and played_again and not (folder / "artefacts").exists():
+                restore(folder)
             if (folder / VERDICTS).is_file():
                 return _examined_verifier(folder, path, played_again)
             reasons, result, plan = _examined(folder, played_again)
@@ -256,15 +260,21 @@ def _read(path: Path, type: Any) -> Any:
         return None
 
 
-def submit(path: Path, board: Path) -> Examined:
-    """Examine a run (a folder is packed first) and put it into a board's folder, by environment, policy and digest."""
+def submit(path: Path, board: Path, thin: bool = False) -> Examined:
+    """Examine a run (a folder is packed first) and put it into a board's folder, by environment, policy and digest.
+
+    ``thin`` leaves artefacts and token ids out: a tenth of the size, and whoever examines it must be able to play its episodes again.
+    """
+    if thin and not path.is_dir():
+        raise UsageError(f"{path} is packed already; only a run folder can be submitted thin")
     board.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(dir=board, prefix=".", suffix=".part")  # of its own: others may submit at the same time
     os.close(number)
     packed = Path(name)
     try:
         if path.is_dir():
-            pack(path, packed)
+            with thinned(path) if thin else nullcontext(path) as folder:
+                pack(folder, packed)
         elif path.is_file():
             shutil.copyfile(path, packed)
         else:

@@ -152,6 +152,18 @@ def _why_different(env: AgentEnv, episode: Episode, artefacts: ArtefactStore) ->
     return ""
 
 
+def restore(folder: Path) -> None:
+    """Make the artefacts of a run that came without them, by playing its episodes again; what does not come out as its digest says stays missing."""
+    environments, artefacts = Environments(), ArtefactStore(folder / "artefacts")
+    for episode in episodes_of(folder):
+        if episode.status != "valid" or not episode.artefacts:
+            continue
+        env = environments.of(episode)
+        if _first_divergence(env, episode, states=False) is None:
+            for data in env.artefacts.values():
+                artefacts.put(data)
+
+
 def replay(folder: Path) -> Replayed:
     """Play every valid episode of a run again, see ``played``."""
     return played([e for e in episodes_of(folder) if e.status == "valid"])

@@ -222,8 +222,7 @@ def _used(bounds: Bounds, tried: Sequence[Episode]) -> Meter:
     """The meter of a run, with what it used before it was interrupted."""
     meter = Meter(bounds)
     for e in tried:
-        tokens = sum(sum(t.tokens.mask) if t.tokens else t.usage.get("completion_tokens", 0) for t in e.turns)
-        meter.add(tokens, sum(t.duration_s for t in e.turns), e.cost, len(e.turns))
+        meter.add(sum(t.sampled for t in e.turns), sum(t.duration_s for t in e.turns), e.cost, len(e.turns))
     return meter
 
 
@@ -302,7 +301,7 @@ def summarise(plan: Plan, policy: str, episodes: Sequence[Episode], retries: int
         pass_hat={str(k): sum(pass_hat(k, len(v), sum(v)) for v in per_task.values()) / len(per_task) for k in ks},
         invalid_share=(len(episodes) - len(good)) / n, retry_rate=retries / attempts, cost=sum(e.cost for e in episodes),
         turns_mean=sum(len(e.turns) for e in good) / max(1, len(good)),
-        tokens=sum(sum(t.tokens.mask) for e in good for t in e.turns if t.tokens), model_calls=sum(len(e.turns) for e in episodes),
+        tokens=sum(t.sampled for e in good for t in e.turns), model_calls=sum(len(e.turns) for e in episodes),
         wall_s=0.0, retries=retries, stop_reasons=dict(Counter(e.stop_reason.value for e in episodes if e.stop_reason)),
     )  # fmt: skip
 

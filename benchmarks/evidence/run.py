@@ -11,6 +11,7 @@ numbers and pictures go to ``docs/evidence``, and from them docs/evidence.md is 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import shutil
@@ -126,37 +127,44 @@ def _pass(played: list[Episode], k: int) -> float:
 
 
 def cell(name: str, experiment: Experiment, arm: str, seed: int, out: Path, board: Path | None, quick: bool) -> dict[str, Any]:
-    """Train, measure, submit; what is there already is kept."""
-    folder = out / name / arm.replace(" ", "-") / f"seed-{seed}"
+    """Train, measure, submit. What is there already is kept: a run has one folder, whichever experiments it is an arm of."""
+    given = _merged({"eval_split": "dev"}, experiment.common, experiment.arms[arm], {**(QUICK if quick else {}), "seed": seed})
+    if experiment.start:
+        given["model"] = begun(name, experiment, out, quick)
+    key = hashlib.sha256(msgspec.json.encode([given, experiment.test], order="deterministic")).hexdigest()[:12]
+    folder = out / "cells" / key
     kept = folder / "cell.json"
-    if kept.exists():
-        found: dict[str, Any] = msgspec.json.decode(kept.read_bytes())
-        return found
-    given = _merged(experiment.common, experiment.arms[arm], QUICK if quick else {})
-    model = begun(name, experiment, out, quick) if experiment.start else str(MODEL)
-    config = msgspec.convert({"model": model, "eval_split": "dev", **given, "seed": seed, "out": str(folder / "train")}, TrainConfig, strict=False)
+    if not kept.exists():
+        played_as = f"{name}/{arm}/{seed}".replace(" ", "-")
+        made = measured(
+            msgspec.convert({"model": str(MODEL), **given, "out": str(folder / "train")}, TrainConfig, strict=False), experiment.test, folder, played_as, quick
+        )
+        if board is not None:
+            seen = submit(folder / "test", board, thin=True)
+            if seen.standing is None:
+                raise SystemExit(f"{folder / 'test'} is refused: {'; '.join(seen.reasons)}")
+            made["bundle"] = seen.standing.file
+        kept.write_bytes(msgspec.json.encode(made))
+        shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
+    found: dict[str, Any] = _numbers(msgspec.json.decode(kept.read_bytes()))
+    return {**found, "arm": arm, "seed": seed}
+
+
+def measured(config: TrainConfig, test: Test, folder: Path, played_as: str, quick: bool) -> dict[str, Any]:
+    """Train, and play the last checkpoint on held-out tasks."""
     result = _trained(config)
-    test = experiment.test
     tasks = 4 if quick else test.tasks
     plan = Plan(env=config.env, split=test.split, options=config.option, tasks=tasks, episodes=tasks * test.attempts, max_tokens=config.max_tokens)
     shutil.rmtree(folder / "test", ignore_errors=True)
     policy = resolve(f"hf:{result.checkpoint_after}", temperature=test.temperature, max_tokens=config.max_tokens)
+    policy.name = played_as
     anyio.run(evaluate, plan, policy, folder / "test")
     rows = [msgspec.json.decode(line) for line in (folder / "train" / "metrics.jsonl").read_bytes().splitlines()]
     played = [e for e in read_episodes(folder / "test" / "episodes.jsonl") if e.decided]
-    measures = {m: MEASURES[m][1](rows, played) for m in sorted({*experiment.shown, *(c.of for c in experiment.claims)})}
     sampled = {r["step"]: r["tokens"] for r in rows if r["phase"] == "train"}
     curve = [[r["step"], r["success"], sampled.get(r["step"], 0)] for r in rows if r["phase"] == "eval"]
-    file = ""
-    if board is not None:
-        seen = submit(folder / "test", board)
-        if seen.standing is None:
-            raise SystemExit(f"{folder / 'test'} is refused: {'; '.join(seen.reasons)}")
-        file = seen.standing.file
-    made = {"arm": arm, "seed": seed, "measures": measures, "curve": curve, "tokens": result.tokens_generated, "seconds": result.wall_s, "bundle": file}
-    kept.write_bytes(msgspec.json.encode(made))
-    shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
-    return made
+    measures = {m: of(rows, played) for m, (_, of) in MEASURES.items()}
+    return {"measures": measures, "curve": curve, "tokens": result.tokens_generated, "seconds": result.wall_s, "bundle": ""}
 
 
 def begun(name: str, experiment: Experiment, out: Path, quick: bool) -> str:
