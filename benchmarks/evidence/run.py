@@ -288,7 +288,7 @@ def experiments(names: Sequence[str]) -> dict[str, Experiment]:
         for claim in experiment.claims:
             if wrong := [x for x in (claim.more, claim.than) if x not in experiment.arms] + [x for x in (claim.of,) if x not in MEASURES]:
                 raise SystemExit(f"{name}: {wrong[0]!r} is no arm, or no measure")
-    return {n: e for n, e in found.items() if not names or n in names}
+    return {n: found[n] for n in names or found}
 
 
 HEAD = """# Evidence

@@ -36,7 +36,7 @@ def _numbers(raw: Raw, agent: str) -> str:
 class Reading(Struct, frozen=True):
     """How one game is said: where it is, its rules, its moves in words, its position; ``scale`` is the most that anybody can win.
 
-    ``opening``: up to so many moves are made before the task begins; ``plies``: it is drawn after so many; ``secret``: moves are told when
+    ``opening``: up to so many moves are made before the task begins; ``quickest``: the least moves after which it can be over; ``plies``: it is drawn after so many; ``secret``: moves are told when
     the round is over; ``shared``: all seats are paid alike. ``listed``: the moves are listed in the observation.
     """
 
@@ -47,6 +47,7 @@ class Reading(Struct, frozen=True):
     scale: float = 1.0
     arguments: dict[str, Any] = {}
     opening: int = 0
+    quickest: int = 0
     plies: int = 200
     secret: bool = False
     shared: bool = False
@@ -173,9 +174,10 @@ def _hanabi_board(raw: Raw, agent: str) -> str:
 
 _MOVE = "Answer with your move alone, on the last line."
 READINGS: Mapping[str, Reading] = {
-    "tictactoe": Reading("tictactoe_v3", f"Tic-tac-toe: three of your marks in a line win. {_MOVE}", _ttt_moves, _ttt_board, opening=2),
+    "tictactoe": Reading("tictactoe_v3", f"Tic-tac-toe: three of your marks in a line win. {_MOVE}", _ttt_moves, _ttt_board, opening=2, quickest=5),
     "connect_four": Reading(
-        "connect_four_v3", f"Connect four: drop discs into columns 1 to 7; four of yours in a line win. {_MOVE}", _four_moves, _four_board, opening=4
+        "connect_four_v3", f"Connect four: drop discs into columns 1 to 7; four of yours in a line win. {_MOVE}", _four_moves, _four_board, opening=4,
+        quickest=7,
     ),
     "leduc": Reading(
         "leduc_holdem_v4", f"Leduc hold'em: two suits of jack, queen and king; a pair with the table's card wins, else the higher card. {_MOVE}",
@@ -183,7 +185,7 @@ READINGS: Mapping[str, Reading] = {
     ),
     "texas": Reading("texas_holdem_v4", f"Limit Texas hold'em for two. {_MOVE}", _poker_moves, _poker_board, scale=24),
     "texas_no_limit": Reading("texas_holdem_no_limit_v6", f"No-limit Texas hold'em for two, 100 chips each. {_MOVE}", _poker_moves, _poker_board, scale=100),
-    "chess": Reading("chess_v6", f"Chess; moves as e2e4, promotions as e7e8q. {_MOVE}", _chess_moves, _chess_board, opening=2, plies=120),
+    "chess": Reading("chess_v6", f"Chess; moves as e2e4, promotions as e7e8q. {_MOVE}", _chess_moves, _chess_board, opening=2, quickest=4, plies=120),
     "go": Reading(
         "go_v5", f"Go on a small board; moves as c3, or pass; two passes end the game. {_MOVE}", _go_moves, _go_board, arguments={"board_size": 5, "komi": 0.5},
         opening=2, plies=80,
