@@ -125,7 +125,7 @@ def _names(dice: random.Random, n: int) -> list[str]:
     return dice.sample(made, n)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def corpus(seed: str) -> Corpus:
     """The corpus of a seed, one for all environments of a process."""
     return Corpus(seed)

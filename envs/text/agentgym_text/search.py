@@ -11,7 +11,7 @@ from agentgym_verifiers.rules import Exact, Noted, WellFormed
 from msgspec import Meta
 
 from agentgym.core import Action, AgentEnv, Capabilities, Limits, Scene, StopReason, Task, TaskSet, Verifier
-from agentgym.errors import ToolError, UnknownName
+from agentgym.errors import ToolError, UnknownName, UsageError
 from agentgym.messages import Tool, call, tool
 from agentgym.messages import answer as answers
 from agentgym.rewards import Spec, delta, outcome, standard, step
@@ -25,16 +25,16 @@ SYSTEM = "You answer questions over a library, through tools. No document holds 
 class Desk:
     """What one episode has done in the library."""
 
-    def __init__(self, library: Corpus, gold: Iterable[str]) -> None:
-        self.library, self.gold = library, tuple(gold)
+    def __init__(self, library: Corpus, gold: Iterable[str], hits: int) -> None:
+        self.library, self.gold, self.hits = library, tuple(gold), hits
         self.read: list[str] = []
         self.answered: str | None = None
         self.calls = 0
 
 
 def search(desk: Desk, query: Annotated[str, Meta(max_length=300)]) -> str:
-    """Find documents: the five best titles for some words, with the beginning of each."""
-    found = desk.library.search(query)
+    """Find documents: the best titles for some words, with the beginning of each."""
+    found = desk.library.search(query, desk.hits)
     return "\n".join(f"{title}: {text}…" for title, text in found) or "nothing found"
 
 
@@ -58,7 +58,9 @@ TOOLS: Mapping[str, Tool] = {"search": tool(search), "read": tool(read), "answer
 
 
 class SearchEnv(AgentEnv):
-    """The library. Option: ``hops`` (one or several of 2, 3, 4)."""
+    """The library. Options: ``hops`` (one or several of 2, 3, 4), ``hits`` (documents that a search tells), and ``libraries``: so many for each split,
+    each with questions of its own, where what was learned of one helps at no other.
+    """
 
     id = "text/search-v0"
     capabilities = Capabilities(snapshot=True)
@@ -68,7 +70,10 @@ class SearchEnv(AgentEnv):
     }  # fmt: skip
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("answer"), 0.02 * step("form") + 0.2 * delta(step("found")), step("found"))
 
-    def __init__(self, *, hops: int | Iterable[int] = (), **base: Any) -> None:
+    def __init__(self, *, hops: int | Iterable[int] = (), hits: int = 5, libraries: int = 1, **base: Any) -> None:
+        if not 1 <= hits <= 20 or not 1 <= libraries <= 1000:
+            raise UsageError(f"hits are 1 to 20 and libraries 1 to 1000, not {hits} and {libraries}")
+        self._hits, self._libraries = hits, libraries
         self._hops = (hops,) if isinstance(hops, int) else tuple(hops) or HOPS
         for each in self._hops:
             if each not in HOPS:
@@ -76,12 +81,13 @@ class SearchEnv(AgentEnv):
         super().__init__(**base)
 
     def tasks(self, split: str) -> TaskSet:
-        """Questions by number, the hops in turn; each split has a corpus of its own."""
-        ids = [f"{split}/{i:04d}-{HOPS[i % 3]}" for i in range(COUNT[split]) if HOPS[i % 3] in self._hops]
+        """Questions by number, the hops in turn; each split has libraries of its own."""
+        places = [split, *(f"{split}.{k}" for k in range(1, self._libraries))]
+        ids = [f"{place}/{i:04d}-{HOPS[i % 3]}" for i in range(COUNT[split]) if HOPS[i % 3] in self._hops for place in places]
         return TaskSet(ids, lambda name: _task(split, name))
 
     def _begin(self, task: Task) -> Scene:
-        self._desk = Desk(corpus(task.data["corpus"]), task.data["titles"])
+        self._desk = Desk(corpus(task.data["corpus"]), task.data["titles"], self._hits)
         return self._scene([{"role": "system", "content": SYSTEM}, {"role": "user", "content": task.instruction}])
 
     def _advance(self, action: Action) -> Scene:
@@ -109,13 +115,14 @@ class SearchEnv(AgentEnv):
         return msgspec.msgpack.encode((self._desk.read, self._desk.answered, self._desk.calls))
 
     def _load(self, payload: bytes) -> None:
-        self._desk = Desk(corpus(self.task.data["corpus"]), self.task.data["titles"])
+        self._desk = Desk(corpus(self.task.data["corpus"]), self.task.data["titles"], self._hits)
         self._desk.read, self._desk.answered, self._desk.calls = msgspec.msgpack.decode(payload, type=tuple[list[str], str | None, int])
 
 
 def _task(split: str, name: str) -> Task:
     hops = name.rpartition("-")[2]
-    library = corpus(f"library/{split}")
+    place = f"library/{name.partition('/')[0]}"
+    library = corpus(place)
     asked = library.question(random.Random(f"question/{name}"), int(hops))
-    data = {"corpus": f"library/{split}", "titles": list(asked.titles), "answer": asked.answer}
+    data = {"corpus": place, "titles": list(asked.titles), "answer": asked.answer}
     return Task(name, asked.text, split, data, Limits(max_turns=8 + 6 * int(hops)), kind=f"{hops}-hop")
