@@ -20,13 +20,14 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import msgspec
 import numpy as np
 from agentgym_trainers.config import SftConfig, TrainConfig
 from agentgym_trainers.run import TrainResult
+from agentgym_trainers.teach import teach
 from agentgym_trainers.train import sft, train
 from msgspec import Struct
 from scipy import stats
@@ -64,6 +65,8 @@ class Experiment(Struct, forbid_unknown_fields=True):
     """A question, the runs that answer it, and what others found. ``common`` and ``arms`` are settings of ``agentgym train``.
 
     ``extends`` names a table whose ``common`` comes first; ``start`` are settings of ``agentgym sft``: a model made once, that all arms begin from.
+    ``teach`` are reward models by name, settings of ``agentgym train --role verifier``: made once, from ``pool`` (tasks, attempts at each) of the model
+    that the arms begin from; a reward names them in braces. ``curve`` is drawn from the evaluations, or from what was sampled to train on (``train``).
     """
 
     title: str
@@ -77,6 +80,9 @@ class Experiment(Struct, forbid_unknown_fields=True):
     limits: str = ""
     extends: str = ""
     start: dict[str, Any] = {}
+    teach: dict[str, dict[str, Any]] = {}
+    pool: tuple[int, int] = (40, 8)
+    curve: Literal["eval", "train"] = "eval"
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -93,6 +99,8 @@ MEASURES: dict[str, tuple[str, Callable[[Rows, list[Episode]], float]]] = {
     "return": ("reward of a held-out episode", lambda rows, played: _mean([e.total for e in played])),
     "turns": ("turns of a held-out episode", lambda rows, played: _mean([len(e.turns) for e in played])),
     "progress": ("share of a held-out task's steps that were done", lambda rows, played: _mean([_final(e, "progress") for e in played])),
+    "listened": ("share of a held-out episode's turns spent at the noise", lambda rows, played: _mean([_evidence(e, "listened") for e in played])),
+    "seen": ("share of the world that a held-out episode has seen", lambda rows, played: _mean([_evidence(e, "seen") for e in played])),
     "equal": ("held-out success after as many sampled tokens as the thriftiest run had", lambda rows, played: math.nan),
     "pass@8": ("held-out tasks solved by any of eight attempts", lambda rows, played: _pass(played, 8)),
     "pass@1": ("held-out attempts that succeed, sampled", lambda rows, played: _mean([e.success for e in played])),
@@ -116,6 +124,10 @@ def _final(episode: Episode, verdict: str) -> float:
     return float(told[-1] or 0.0) if told else 0.0
 
 
+def _evidence(episode: Episode, name: str) -> float:
+    return float(next((v.evidence[name] for v in episode.verdicts.values() if name in v.evidence), math.nan))
+
+
 def _pass(played: list[Episode], k: int) -> float:
     by_task: dict[str, list[bool]] = {}
     for e in played:
@@ -129,16 +141,16 @@ def _pass(played: list[Episode], k: int) -> float:
 def cell(name: str, experiment: Experiment, arm: str, seed: int, out: Path, board: Path | None, quick: bool) -> dict[str, Any]:
     """Train, measure, submit. What is there already is kept: a run has one folder, whichever experiments it is an arm of."""
     given = _merged({"eval_split": "dev"}, experiment.common, experiment.arms[arm], {**(QUICK if quick else {}), "seed": seed})
-    if experiment.start:
-        given["model"] = begun(name, experiment, out, quick)
-    key = hashlib.sha256(msgspec.json.encode([given, experiment.test], order="deterministic")).hexdigest()[:12]
-    folder = out / "cells" / key
+    taught = {n: t for n, t in experiment.teach.items() if f"{{{n}}}" in given.get("reward", "")}
+    begins = [experiment.start] if experiment.start else []
+    folder = out / "cells" / _key([given, experiment.test, *begins, *([taught, experiment.pool] if taught else [])])
     kept = folder / "cell.json"
     if not kept.exists():
-        played_as = f"{name}/{arm}/{seed}".replace(" ", "-")
-        made = measured(
-            msgspec.convert({"model": str(MODEL), **given, "out": str(folder / "train")}, TrainConfig, strict=False), experiment.test, folder, played_as, quick
-        )
+        model = begun(experiment.start, out, quick) if experiment.start else str(MODEL)
+        for n, settings in taught.items():
+            given["reward"] = given["reward"].replace(f"{{{n}}}", learned(settings, experiment, model, out, quick))
+        config = msgspec.convert({"model": model, **given, "out": str(folder / "train")}, TrainConfig, strict=False)
+        made = measured(config, experiment, folder, f"{name}/{arm}/{seed}".replace(" ", "-"), quick)
         if board is not None:
             seen = submit(folder / "test", board, thin=True)
             if seen.standing is None:
@@ -150,9 +162,13 @@ def cell(name: str, experiment: Experiment, arm: str, seed: int, out: Path, boar
     return {**found, "arm": arm, "seed": seed}
 
 
-def measured(config: TrainConfig, test: Test, folder: Path, played_as: str, quick: bool) -> dict[str, Any]:
+def _key(of: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(of, order="deterministic")).hexdigest()[:12]
+
+
+def measured(config: TrainConfig, experiment: Experiment, folder: Path, played_as: str, quick: bool) -> dict[str, Any]:
     """Train, and play the last checkpoint on held-out tasks."""
-    result = _trained(config)
+    result, test = _trained(config), experiment.test
     tasks = 4 if quick else test.tasks
     plan = Plan(env=config.env, split=test.split, options=config.option, tasks=tasks, episodes=tasks * test.attempts, max_tokens=config.max_tokens)
     shutil.rmtree(folder / "test", ignore_errors=True)
@@ -163,19 +179,42 @@ def measured(config: TrainConfig, test: Test, folder: Path, played_as: str, quic
     played = [e for e in read_episodes(folder / "test" / "episodes.jsonl") if e.decided]
     sampled = {r["step"]: r["tokens"] for r in rows if r["phase"] == "train"}
     curve = [[r["step"], r["success"], sampled.get(r["step"], 0)] for r in rows if r["phase"] == "eval"]
+    if experiment.curve == "train":
+        curve = [
+            [n, _mean([r["success"] for r in rows if r["phase"] == "train" and n - 5 < r["step"] <= n]), at]
+            for n, at in sampled.items()
+            if n % 5 == 0 or n == max(sampled)
+        ]
     measures = {m: of(rows, played) for m, (_, of) in MEASURES.items()}
     return {"measures": measures, "curve": curve, "tokens": result.tokens_generated, "seconds": result.wall_s, "bundle": ""}
 
 
-def begun(name: str, experiment: Experiment, out: Path, quick: bool) -> str:
-    """The model that all arms of an experiment begin from; made once."""
-    folder = out / name / "start"
+def begun(start: Mapping[str, Any], out: Path, quick: bool) -> str:
+    """The model that the arms of an experiment begin from; made once."""
+    given = _merged(start, {"warm_steps": 2, "warm_batch": 4, "eval_tasks": 4, "vocab_tasks": 30} if quick else {})
+    folder = out / "start" / _key(given)
     if not (folder / "result.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        given = _merged(experiment.start, {"warm_steps": 2, "warm_batch": 4, "eval_tasks": 4, "vocab_tasks": 30} if quick else {})
         sft(msgspec.convert({**given, "out": str(folder)}, SftConfig, strict=False), lambda *_: None)
     found: str = msgspec.json.decode((folder / "result.json").read_bytes())["checkpoint_after"]
     return found
+
+
+def learned(settings: Mapping[str, Any], experiment: Experiment, model: str, out: Path, quick: bool) -> str:
+    """A reward model, made once: it learns from attempts at tasks that the arms train on."""
+    common, (tasks, attempts) = experiment.common, (8, 4) if quick else experiment.pool
+    plan = Plan(
+        env=common["env"], split="train", options=common.get("option", {}), tasks=tasks, episodes=tasks * attempts, max_tokens=common.get("max_tokens", 64)
+    )
+    pool = out / "pool" / _key([plan, experiment.start])
+    if not (pool / "result.json").exists():
+        anyio.run(evaluate, plan, resolve(f"hf:{model}", temperature=1.0, max_tokens=plan.max_tokens), pool)
+    given = {"model": "tiny", "groups": 16, "lr": 1e-3, "context": 2048, "threads": 1, **settings, **({"steps": 2} if quick else {})}
+    folder = out / "taught" / _key([given, pool.name])
+    if not (folder / "result.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        teach(msgspec.convert({**given, "role": "verifier", "data": str(pool), "out": str(folder)}, TrainConfig, strict=False), lambda *_: None)
+    return str(folder / "verifier")
 
 
 def _merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,7 +288,8 @@ def picture(experiment: Experiment, found: Mapping[str, Any], path: Path) -> Non
         step, mean, low, high = np.array(curve, dtype=float).T
         (line,) = axes.plot(step, mean, marker="o", markersize=3, label=arm)
         axes.fill_between(step, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(xlabel="updates", ylabel="success on held-out tasks", ylim=(0, 1), title=experiment.title)
+    what = "success on held-out tasks" if experiment.curve == "eval" else "success of what was sampled"
+    axes.set(xlabel="updates", ylabel=what, ylim=(0, 1), title=experiment.title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)

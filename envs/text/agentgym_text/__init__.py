@@ -75,6 +75,14 @@ MALLOC = EnvSpec(
     splits={"train": 2000, "dev": 200, "test": 200},
     capabilities=Capabilities(snapshot=True),
 )
+ROOMS = EnvSpec(
+    id="text/rooms-v0",
+    entry_point="agentgym_text.rooms:RoomsEnv",
+    domain="text worlds",
+    summary="Rooms to explore, paid at the far end alone; a radio in the first says something new whenever somebody listens.",
+    splits={"train": 2000, "dev": 200, "test": 400},
+    capabilities=Capabilities(snapshot=True),
+)
 
 
 def METHODS() -> dict[str, Any]:  # noqa: N802  # an entry point read like a table
