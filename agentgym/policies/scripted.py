@@ -10,11 +10,11 @@ from typing import Any
 
 import anyio
 
-from agentgym.core import AgentEnv, Completion, Conversation
+from agentgym.core import AgentEnv, Completion, Conversation, Policy
 from agentgym.episode import read_episodes
 from agentgym.errors import UsageError
 from agentgym.messages import ToolCall, print_action, text_of
-from agentgym.policies import no_argument
+from agentgym.policies import attach, no_argument
 
 
 class Oracle:
@@ -105,6 +105,29 @@ def _draw(rng: random.Random, schema: dict[str, Any], words: list[str]) -> Any:
         "null": lambda: None,
     }
     return makers.get(schema.get("type", ""), lambda: rng.choice(words))()
+
+
+class Trembling:
+    """``policy``, but for a ``share`` of its actions, which are drawn from what is possible: an opponent that errs leads where a good one never would.
+
+    Where an environment cannot list its actions, nothing is drawn.
+    """
+
+    def __init__(self, policy: Policy, share: float) -> None:
+        self.policy, self.share, self.name = policy, share, f"trembling:{share:g}/{policy.name}"
+        self._choices: Callable[[], Sequence[str]] = tuple
+
+    def attach(self, env: AgentEnv) -> Trembling:
+        """One for the episode that ``env`` has just begun."""
+        bound = Trembling(attach(self.policy, env), self.share)
+        bound._choices = env.choices
+        return bound
+
+    async def act(self, conversation: Conversation) -> Completion:
+        """The policy's action, or one of the possible ones; which of the two follows from the conversation."""
+        dice = random.Random(f"tremble/{conversation.seed}/{conversation.id}/{len(conversation.messages)}")
+        drawn = dice.random() < self.share and self._choices()
+        return Completion(dice.choice(drawn)) if drawn else await self.policy.act(conversation)
 
 
 class Replay:

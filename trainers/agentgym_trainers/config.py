@@ -69,6 +69,9 @@ class TrainConfig(Common, kw_only=True, frozen=True, forbid_unknown_fields=True)
     against: Annotated[
         str, _says("at a game: who plays the other seats: self, past, fictitious or double-oracle (checkpoints of this run), or a player by name")
     ] = ""
+    tremble: Annotated[
+        float, _says("with --against self, past, fictitious or double-oracle: share of the others' moves that are drawn at random", ge=0, lt=1)
+    ] = 0.0
     data: Annotated[str, _says("learn from the episodes of this run or bundle, and sample none")] = ""
     steps: Annotated[int, _says("reinforcement-learning updates", ge=0)] = 40
     groups: Annotated[int, _says("tasks per update", ge=1)] = 16

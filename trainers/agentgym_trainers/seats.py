@@ -2,7 +2,7 @@
 
 ``against`` is ``self`` (all trainable seats of a match are the model as it is now), ``past`` (the newest checkpoint), ``fictitious`` (any
 checkpoint alike: an answer to the average of the past), ``double-oracle`` (checkpoints by the equilibrium of what they score against each
-other), or a player by name.
+other), or a player by name. With ``tremble`` the others err now and then, and nobody learns from what they do.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentgym.errors import UsageError
 from agentgym.evaluation.league import Seated, equilibrium, play_pairs, value_of
 from agentgym.evaluation.run import Plan
 from agentgym.game import GameEnv
+from agentgym.policies.scripted import Trembling
 from agentgym.registry import make
 from agentgym.rollout import Job
 from agentgym_trainers import checkpoint
@@ -36,6 +37,8 @@ LOADED, PER_STEP, MATCHES = 4, 2, 8
 
 def trainable(config: TrainConfig) -> tuple[str, ...]:
     """The seats that are learned from; none where the environment is played at one seat."""
+    if config.tremble and config.against not in ("self", *POOLS):
+        raise UsageError(f"--tremble is for --against {', '.join(('self', *POOLS))}: others play as they do")
     if not config.trainable and not config.against:
         return ()
     with_options = make(config.env, split=config.split, **config.option)
@@ -114,15 +117,17 @@ class Table:
     @property
     def together(self) -> bool:
         """Whether all trainable seats of a match learn from it."""
-        return self.config.against in ("", "self")
+        return self.config.against in ("", "self") and not self.config.tremble
 
     def option(self) -> dict[str, str]:
         """What the environment is told of those who do not sit at it."""
-        return {} if self.together or self.config.against in POOLS else {"opponents": self.config.against}
+        return {} if self.config.against in ("", "self", *POOLS) else {"opponents": self.config.against}
 
     async def seat(self, jobs: Sequence[Job], policy: Policy, update: int) -> tuple[list[Job], Policy, set[str]]:
         """Turn episodes that are wanted into matches: their jobs, who plays them, and the groups that are learned from."""
-        members = await self.pool.draw(update) if self.config.against in POOLS else []
+        members = await self.pool.draw(update) if self.config.against in POOLS else [policy] if self.config.tremble else []
+        if self.config.tremble:
+            members = [Trembling(m, self.config.tremble) for m in members]
         out, seated, learned, met = list[Job](), dict[str, dict[str, Policy]](), set[str](), Counter[str | None]()
         per = len(self.seats) if self.together else 1
         for job in jobs:
