@@ -200,6 +200,7 @@ PACES: dict[str, tuple[Callable[[], Loop], Callable[[], Loop] | None]] = {
     "text/search": (lambda: ours("text/search", scripted), None),
     "text/sql": (lambda: ours("text/sql", scripted), None),
     "text/malloc": (lambda: ours("text/malloc", legal), None),
+    "text/rooms": (lambda: ours("text/rooms", legal), None),
     "tools/desk-user": (lambda: ours("tools/desk-user", scripted), None),
     "tools/desk-sim": (lambda: ours("tools/desk-sim", scripted), None),
 }

@@ -8,7 +8,7 @@ from agentgym_arena.classic import wrap
 from agentgym_arena.questions import bent, question, right
 
 import agentgym
-from agentgym.errors import ToolError
+from agentgym.errors import ToolError, UsageError
 
 
 def game_of(env, task=None):
@@ -234,3 +234,16 @@ def test_documents_grow_with_the_level():
     made = agentgym.make("arena/quiz")
     sizes = {made.taskset[i].kind: len(made.taskset[i].data["facts"]) for i in range(8)}
     assert sizes == {"2-people": 8, "4-people": 16, "8-people": 32, "16-people": 64}
+
+
+def test_an_opening_is_as_long_as_asked_and_never_ends_the_game():
+    env = agentgym.make("arena/board", games="tictactoe", opening=4)
+    made = set()
+    for i in range(60):
+        env.reset(seed=i, options={"task": f"train/tictactoe-{i:04d}"})
+        made.add(env.task.data["opening"])
+        assert len(env.choices()) == 9 - env.task.data["opening"]
+    assert made == {0, 2, 4}
+    for game, opening in (("tictactoe", 5), ("leduc", 2)):
+        with pytest.raises(UsageError, match="at most"):
+            agentgym.make("arena/board", games=game, opening=opening)

@@ -51,6 +51,16 @@ def test_the_seats_that_are_learned_from_and_who_sits_opposite(against, tmp_path
     assert (Path(result.out) / "pool.json").exists() == (against == "double-oracle")
 
 
+def test_the_others_tremble_and_nobody_learns_from_it(tmp_path):
+    _, episodes, _ = run(tmp_path, **TTT, against="self", tremble=0.9)
+    own, others = ([e for e in episodes if e.policy == name] for name in ("hf:tiny", "trembling:0.9/hf:tiny"))
+    assert Counter(e.seat for e in own) == {0: 8, 1: 8} and len(own) + len(others) == len(episodes)
+    assert all(e.group.endswith("/opponent") for e in others) and not any(e.group.endswith("/opponent") for e in own)
+    drawn = [t for e in others for t in e.turns if t.tokens is None]
+    assert len(drawn) > 4 and all(t.action in "123456789" and not t.problem for t in drawn), "an untrained model makes no such moves"
+    assert all(t.tokens for e in own for t in e.turns)
+
+
 def test_a_seats_group_is_its_own(tmp_path):
     _, episodes, _ = run(tmp_path, **TTT, against="self")
     groups = Counter(e.group for e in episodes)
@@ -59,7 +69,11 @@ def test_a_seats_group_is_its_own(tmp_path):
 
 
 def test_what_makes_no_sense_at_a_game_is_one_line(tmp_path):
-    for wrong, said in (({**TTT, "trainable": ["third"]}, "no seat 'third'"), ({"env": "tools/desk", "trainable": ["first"]}, "one seat")):
+    for wrong, said in (
+        ({**TTT, "trainable": ["third"]}, "no seat 'third'"),
+        ({"env": "tools/desk", "trainable": ["first"]}, "one seat"),
+        ({**TTT, "against": "greedy", "tremble": 0.1}, "--tremble"),
+    ):
         with pytest.raises(UsageError, match=said):
             train(TrainConfig(**COMMON, **wrong, out=str(tmp_path / "r")), lambda *_: None)
 

@@ -18,7 +18,7 @@ from agentgym.checks import check
 from agentgym.errors import EnvironmentFault, MissingExtra, UnknownName, UsageError
 from agentgym.messages import call
 
-WORLDS = {"text/world-v0": 3, "text/science-v0": 1, "text/bandit-v0": 12, "text/search-v0": 12, "text/sql-v0": 12, "text/malloc-v0": 12}
+WORLDS = {"text/world-v0": 3, "text/science-v0": 1, "text/bandit-v0": 12, "text/search-v0": 12, "text/sql-v0": 12, "text/malloc-v0": 12, "text/rooms-v0": 12}
 
 
 def play(env, task, actions=None, seed=0):
@@ -38,7 +38,7 @@ def test_a_world_passes_the_audit(env):
 
 @pytest.mark.parametrize("env", WORLDS)
 def test_a_long_episode_goes_on_from_a_snapshot_in_its_middle(env):
-    options = {"text/world-v0": {"levels": 6}, "text/bandit-v0": {"horizon": 40}}.get(env, {})
+    options = {"text/world-v0": {"levels": 6}, "text/bandit-v0": {"horizon": 40}, "text/rooms-v0": {"rooms": 20}}.get(env, {})
     one = agentgym.make(env, **options)
     task = one.taskset.ids()[0]
     whole = len(play(one, task).turns)
@@ -389,3 +389,38 @@ def test_nothing_can_save_more_than_the_best_mapping():
         assert not clash(buffers, [b.place for b in buffers])
         assert sum(b.saves for b in best) == BEST * MEMORY * TIME == sum(BEST * b.size * (b.end - b.start) for b in best)
         assert all(b.saves < BEST * b.size * (b.end - b.start) for b in buffers if b.place < 0)
+
+
+def test_the_radio_never_says_the_same_twice_and_no_room_tells_which_is_the_way_back():
+    env = agentgym.make("text/rooms", rooms=12, maps=1)
+    seen = {}
+    for task in ("train/0000", "train/0001"):
+        env.reset(options={"task": task})
+        said = [env.step("listen")[0] for _ in range(20)]
+        assert len(set(said)) > 18 and env.episode.turns[-1].facts["listened"] == 1.0
+        seen[task] = said
+    assert seen["train/0000"] != seen["train/0001"], "the world is the same, the noise is not"
+    env.step(next(env.oracle()))
+    assert "listen" not in env.choices() and env.step("listen")[0].startswith("error")
+    other = agentgym.make("text/rooms", rooms=20)
+    order = ("north", "south", "east", "west", "listen")
+    for i in range(20):
+        env.reset(options={"task": f"train/{i:04d}"})
+        other.reset(options={"task": f"train/{i:04d}"})
+        assert list(other.choices()) == sorted(other.choices(), key=order.index)
+        assert len(play(other, f"train/{i:04d}", other.player()).turns) <= 2 * 20 + 1 and other.episode.success
+    with pytest.raises(UsageError, match="3 to 30 rooms"):
+        agentgym.make("text/rooms", rooms=2)
+    assert "listen" not in agentgym.make("text/rooms", radio=False).reset(seed=1)[0]
+
+
+def test_libraries_share_no_question_and_the_first_is_the_only_one_by_default():
+    one, many = (agentgym.make("text/search", hops=2, hits=2, libraries=n) for n in (1, 3))
+    assert len(many.taskset) == 3 * len(one.taskset) and set(one.taskset.ids()) < set(many.taskset.ids())
+    asked = [many.taskset.get(f"{place}/0000-2") for place in ("train", "train.1", "train.2")]
+    assert len({t.instruction for t in asked}) == 3 and asked[0].digest == one.taskset.get("train/0000-2").digest
+    many.reset(options={"task": "train.2/0000-2"})
+    assert many.step(next(many.oracle()))[0].count("…") == 2
+    assert play(many, "train.2/0000-2").success
+    with pytest.raises(UsageError, match="1 to 20"):
+        agentgym.make("text/search", hits=0)

@@ -37,7 +37,8 @@ class Reading(Struct, frozen=True):
     """How one game is said: where it is, its rules, its moves in words, its position; ``scale`` is the most that anybody can win.
 
     ``opening``: up to so many moves are made before the task begins; ``quickest``: the least moves after which it can be over; ``plies``: it is
-    drawn after so many; ``secret``: moves are told when the round is over; ``shared``: all seats are paid alike. ``listed``: the moves are listed in the observation.
+    drawn after so many; ``secret``: moves are told when the round is over; ``shared``: all seats are paid alike.
+    ``listed``: the moves are listed in the observation.
     """
 
     module: str
