@@ -83,22 +83,7 @@ lint: setup
 	$(BIN)/python scripts/lengths.py
 
 bench: setup
-	$(BIN)/python benchmarks/env_step.py
-	$(BIN)/python benchmarks/rewards.py
-	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/sandbox.py $(if $(PEERS),--peers $(PEERS) --peer-script $(SANDBOX_PEER_SCRIPT))
-	$(BIN)/python benchmarks/train.py $(if $(PEERS),--peers $(PEERS) --peer-script $(TRAIN_PEER_SCRIPT))
-	$(BIN)/python benchmarks/nethack.py
-	$(BIN)/python benchmarks/web.py $(if $(PEERS),--peers $(PEERS) --peer-script $(WEB_PEER_SCRIPT))
-	$(BIN)/python benchmarks/gui.py
-	$(BIN)/python benchmarks/text.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/serving.py $(if $(PEERS),--peers $(PEERS))
-	$(BIN)/python benchmarks/verifiers.py
-	$(BIN)/python benchmarks/view.py
-	$(BIN)/python benchmarks/over_optimisation.py --out runs/over
-	$(BIN)/python benchmarks/gpu_train.py --tiny
-	$(BIN)/python benchmarks/rollout.py $(if $(PEERS),--peers $(PEERS) --peer-script $(PEER_SCRIPT))
+	$(BIN)/python benchmarks/beside.py $(if $(PEERS),--peers $(PEERS) --peer-scripts $(PEER_SCRIPTS)) --to docs/benchmarks.md
 
 # experiments, five seeds each: hours; goes on where it was interrupted
 evidence: setup

@@ -89,7 +89,7 @@ Rows = Sequence[Mapping[str, Any]]
 MEASURES: dict[str, tuple[str, Callable[[Rows, list[Episode]], float]]] = {
     "success": ("success on held-out tasks after the last update", lambda rows, played: _mean([e.success for e in played])),
     "area": ("held-out success, mean over the run's evaluations", lambda rows, played: _mean([r["success"] for r in rows if r["phase"] == "eval"])),
-    "entropy_sd": ("standard deviation of the policy's entropy over the updates", lambda rows, played: float(np.std(_column(rows, "entropy")))),
+    "entropy_sd": ("standard deviation of the policy's entropy over the updates", lambda rows, played: _spread(_column(rows, "entropy"))),
     "entropy": ("entropy of the policy over the last fifth of the updates", lambda rows, played: _mean(_last(_column(rows, "entropy")))),
     "reward": ("training reward over the last fifth of the updates", lambda rows, played: _mean(_last(_column(rows, "reward")))),
     "farmed": (
@@ -109,6 +109,10 @@ MEASURES: dict[str, tuple[str, Callable[[Rows, list[Episode]], float]]] = {
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
+
+
+def _spread(values: Sequence[float]) -> float:
+    return float(np.std(values)) if len(values) else math.nan
 
 
 def _column(rows: Rows, name: str) -> list[float]:
@@ -378,7 +382,7 @@ def _numbers(value: Any) -> Any:
     """JSON has no NaN: what is null there is one here."""
     if isinstance(value, dict):
         return {k: _numbers(v) for k, v in value.items()}
-    return [math.nan if v is None else _numbers(v) for v in value] if isinstance(value, list) else value
+    return [_numbers(v) for v in value] if isinstance(value, list) else math.nan if value is None else value
 
 
 if __name__ == "__main__":
