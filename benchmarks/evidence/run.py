@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -67,6 +68,7 @@ class Experiment(Struct, forbid_unknown_fields=True):
     ``extends`` names a table whose ``common`` comes first; ``start`` are settings of ``agentgym sft``: a model made once, that all arms begin from.
     ``teach`` are reward models by name, settings of ``agentgym train --role verifier``: made once, from ``pool`` (tasks, attempts at each) of the model
     that the arms begin from; a reward names them in braces. ``curve`` is drawn from the evaluations, or from what was sampled to train on (``train``).
+    ``environment`` are variables of the process.
     """
 
     title: str
@@ -83,6 +85,7 @@ class Experiment(Struct, forbid_unknown_fields=True):
     teach: dict[str, dict[str, Any]] = {}
     pool: tuple[int, int] = (40, 8)
     curve: Literal["eval", "train"] = "eval"
+    environment: dict[str, str] = {}
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -150,6 +153,7 @@ def cell(name: str, experiment: Experiment, arm: str, seed: int, out: Path, boar
     folder = out / "cells" / _key([given, experiment.test, *begins, *([taught, experiment.pool] if taught else [])])
     kept = folder / "cell.json"
     if not kept.exists():
+        os.environ.update(experiment.environment)
         model = begun(experiment.start, out, quick) if experiment.start else str(MODEL)
         for n, settings in taught.items():
             given["reward"] = given["reward"].replace(f"{{{n}}}", learned(settings, experiment, model, out, quick))
