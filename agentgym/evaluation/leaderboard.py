@@ -72,14 +72,14 @@ def examine(path: Path, played_again: bool = True) -> Examined:
     """Grade a packed run again, offline, and look for every reason not to publish it.
 
     With ``played_again`` its actions are also played again: record and artefacts that fit each other, and were never those of these actions, show.
-    A thin bundle, which names its artefacts by digest alone, can be graded in no other way.
+    A thin bundle, which names its artefacts by digest alone, is played again in any case: they are made anew.
     """
     try:
         with opened(path) as folder:
-            if path.is_file() and played_again and not (folder / "artefacts").exists():
-                restore(folder)
             if (folder / VERDICTS).is_file():
                 return _examined_verifier(folder, path, played_again)
+            if path.is_file() and not (folder / "artefacts").exists():
+                restore(folder)
             reasons, result, plan = _examined(folder, played_again)
             if result is None or reasons:
                 return Examined(path.name, False, reasons or ["it holds no result"])
@@ -299,11 +299,11 @@ def _plain(text: str) -> str:
 
 
 def examined(board: Path, played_again: bool = True) -> list[Examined]:
-    """Every packed run of a board, graded again."""
+    """Every packed run of a board, graded again. A board inside a board is one of its own."""
     if not board.is_dir():
         raise UsageError(f"{board} is no board; submit to it first: agentgym leaderboard submit BUNDLE --board {board}")
     out = []
-    for path in sorted(board.rglob("*.zip")):
+    for path in sorted([*board.glob("*.zip"), *board.glob("*/*.zip")]):
         found = examine(path, played_again)
         found.file = path.relative_to(board).as_posix()
         if found.standing is not None:
