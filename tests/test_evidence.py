@@ -52,3 +52,18 @@ def test_arms_at_equal_tokens_are_compared_where_the_thriftiest_ends():
     ]
     found = evidence.summary(experiment, cells)
     assert found["arms"]["fixed"]["equal"][0] == pytest.approx(0.4) and found["arms"]["adaptive"]["equal"][0] == pytest.approx(0.6)
+
+
+def test_the_table_holds_the_pairs_that_were_measured_and_says_what_did_not_run(tmp_path):
+    lines = [
+        {"script": "serving", "at": "2026-01-01 10:00", "sessions_1": {"ours": {"p50_ms": 0.1}, "openenv": {"p50_ms": 0.2}}},
+        {"script": "text", "at": "2026-01-01 10:01", "paces": {"text/world": {"steps_per_s": 800, "library": 1000, "ratio": 0.8}, "text/sql": {"steps_per_s": 5000}}},
+        {"script": "gui", "at": "2026-01-01 10:02", "error": "no X server"},
+    ]  # fmt: skip
+    (tmp_path / "lines").write_text("\n".join(map(json.dumps, lines)))
+    command = [sys.executable, str(ROOT / "benchmarks" / "beside.py"), "--lines", str(tmp_path / "lines"), "--to", str(tmp_path / "page.md")]
+    assert subprocess.run(command).returncode == 0
+    page = (tmp_path / "page.md").read_text()
+    assert "| served, 1 session, p50 ms | 0.1 | 0.2 | 2.00 | OpenEnv |" in page, "half of the time is twice as good"
+    assert "| text/world, steps/s | 800 | 1,000 | 0.80 |" in page and "text/sql" not in page and "`gui` did not run: no X server" in page
+    assert json.loads((tmp_path / "page.json").read_text()) == lines
