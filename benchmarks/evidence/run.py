@@ -54,9 +54,10 @@ class Claim(Struct, forbid_unknown_fields=True):
 
 
 class Test(Struct, forbid_unknown_fields=True):
-    """How the last checkpoint is measured."""
+    """How the last checkpoint is measured; ``option`` goes over the environment's options in training."""
 
     split: str = "test"
+    option: dict[str, Any] = {}
     tasks: int = 100
     attempts: int = 1
     temperature: float = 0.0
@@ -178,7 +179,9 @@ def measured(config: TrainConfig, experiment: Experiment, folder: Path, played_a
     """Train, and play the last checkpoint on held-out tasks."""
     result, test = _trained(config), experiment.test
     tasks = 4 if quick else test.tasks
-    plan = Plan(env=config.env, split=test.split, options=config.option, tasks=tasks, episodes=tasks * test.attempts, max_tokens=config.max_tokens)
+    plan = Plan(
+        env=config.env, split=test.split, options=_merged(config.option, test.option), tasks=tasks, episodes=tasks * test.attempts, max_tokens=config.max_tokens
+    )
     shutil.rmtree(folder / "test", ignore_errors=True)
     policy = resolve(f"hf:{result.checkpoint_after}", temperature=test.temperature, max_tokens=config.max_tokens)
     policy.name = played_as
