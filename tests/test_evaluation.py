@@ -159,7 +159,7 @@ def test_a_stateful_source_makes_an_episode_unverifiable_and_its_other_verdicts_
     out = tmp_path / "run"
     anyio.run(evaluate, Plan(env="tools/desk", split="test", tasks=3, reward="intrinsic"), resolve("oracle"), out)
     found = verify(out)
-    assert (found.reproduced, found.mismatched) == (0, []) and all("novelty" in u["why"] for u in found.unverifiable)
+    assert (found.reproduced, found.mismatched) == (0, []) and all("hindsight" in u["why"] for u in found.unverifiable)
     path = out / "episodes.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"value":1.0', b'"value":0.5', 1))
     assert len(verify(out).mismatched) == 1

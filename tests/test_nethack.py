@@ -273,7 +273,7 @@ def test_the_honest_player_goes_deeper_than_chance():
     assert statistics.mean(values["bot"]) > statistics.mean(values["chance"]) + 0.03
 
 
-def test_evaluation_with_a_reward_that_counts_novelty(tmp_path):
+def test_evaluation_with_an_intrinsic_reward(tmp_path):
     plan = Plan(env="nethack/room-v0", split="test", tasks=6, options={"style": "compact"}, reward="intrinsic")
     result = anyio.run(evaluate, plan, resolve("oracle"), tmp_path / "run")
     assert result.success.mean == 1.0 and result.reward.mean > 1.0
@@ -407,4 +407,4 @@ def test_a_tiny_model_trains_on_rooms_with_an_intrinsic_reward(tmp_path):
     result = train(config, lambda phase, row: None)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [r for r in rows if r["phase"] == "train"]
-    assert result.steps == 2 and len(trained) == 2 and any(r.get("term:novelty", 0) > 0 for r in trained)
+    assert result.steps == 2 and len(trained) == 2 and any(r.get("term:hindsight", 0) > 0 for r in trained)

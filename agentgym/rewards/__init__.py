@@ -23,7 +23,7 @@ def standard(goal: Spec, steps: Spec, level: Spec) -> dict[str, Spec]:
     """The five rewards that every environment ships, from its outcome, its step terms, and a step verdict that is a level of progress."""
     return {
         "outcome": goal, "stepwise": goal + steps, "gated": goal + gate(steps, by=goal), "potential": goal + potential(level),
-        "intrinsic": goal + 0.05 * late("novelty"),
+        "intrinsic": goal + 0.05 * late("hindsight"),
     }  # fmt: skip
 
 
