@@ -1,6 +1,6 @@
 """Tic-tac-toe by self-play, the tiny model: games lost, drawn and won against scripted players, before and after. One JSON line.
 
-Without ``--run`` it trains first: a warm start on the games of an honest player, then self-play alone, in about an hour of two CPUs.
+Without ``--run`` it trains first: a warm start on the games of an honest player, then self-play alone, in about an hour of one CPU.
 """
 
 from __future__ import annotations
@@ -21,12 +21,33 @@ from agentgym.rollout import Rollout
 
 GAME: dict[str, Any] = {"games": "tictactoe", "limits": {"max_malformed": 1}}
 OTHERS = ("random", "greedy", "perfect")
-SETTINGS = TrainConfig(
-    env="arena/board", option=GAME, trainable=["first", "second"], against="self", window=1, warm_by="player", warm_steps=4000, warm_batch=64,
-    warm_lr_final=0.1, steps=300, set={"entropy": 0.03}, groups=16, group_size=16, updates=2, lr=4e-4, lr_final=0.3, max_tokens=4,
-    context=256, eval_tasks=100, eval_every=50,
-    save_every=50,
-)  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "env": "arena/board", "option": {**GAME, "opening": 4}, "trainable": ["first", "second"], "against": "self", "window": 1, "groups": 12, "group_size": 16,
+    "updates": 2, "lr": 4e-4, "max_tokens": 4, "context": 256, "eval_tasks": 100, "eval_every": 50, "save_every": 50, "threads": 1,
+}  # fmt: skip
+WARM: dict[str, Any] = {"warm_by": "player", "warm_steps": 4000, "warm_batch": 64, "warm_lr_final": 0.1}
+PHASES: tuple[dict[str, Any], ...] = (
+    {"steps": 150, "tremble": 0.3, "lr_final": 0.2, "set": {"entropy": 0.05}},
+    {"steps": 200, "tremble": 0.3, "lr_final": 0.1, "set": {"entropy": 0.05}},
+    {"steps": 160, "tremble": 0.6, "lr_final": 0.1, "set": {"entropy": 0.1}},
+)
+"""Self-play, each phase from where the last one ended; the first after a warm start."""
+
+
+def trained(folder: Path) -> None:
+    """All phases, below a folder; the last checkpoint of one is where the next begins."""
+    begins: dict[str, Any] = WARM
+    for number, phase in enumerate(PHASES):
+        result = train(TrainConfig(**{**SETTINGS, **begins, **phase, "out": str(folder / f"phase-{number}")}), lambda *_: None)
+        begins = {"model": result.checkpoint_after, "warm_steps": 0}
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints of a run, or of the phases below a folder, in order."""
+    found = sorted(p for p in folder.glob("**/checkpoints/step-*") if (p / "config.json").exists())
+    if not found:
+        raise SystemExit(f"{folder} holds no checkpoint")
+    return found
 
 
 def against(model: Path, other: str, games: int) -> dict[str, Any]:
@@ -50,15 +71,16 @@ def against(model: Path, other: str, games: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="a run that is there: measured, not trained")
+    parser.add_argument("--out", type=Path, default=Path("runs/selfplay"), help="where the phases go")
     parser.add_argument("--before", type=Path, help="the model to compare with; default the run's first checkpoint")
     parser.add_argument("--games", type=int, default=200, help="in each seat, against each player")
     given = parser.parse_args()
-    folder = given.run or Path(train(SETTINGS, lambda *_: None).out)
-    saved = sorted(p for p in (folder / "checkpoints").iterdir() if (p / "model").is_dir() or (p / "config.json").exists())
+    if given.run is None:
+        trained(given.out)
+    checkpoints = saved(given.run or given.out)
     rows = {}
-    for name, at in (("before", given.before or saved[0]), ("after", saved[-1])):
-        model = at / "model" if (at / "model").is_dir() else at
-        rows[name] = {"checkpoint": at.name, **{other: against(model, other, given.games) for other in OTHERS}}
+    for name, model in (("before", given.before or checkpoints[0]), ("after", checkpoints[-1])):
+        rows[name] = {"checkpoint": model.name, **{other: against(model, other, given.games) for other in OTHERS}}
     print(json.dumps({"benchmark": "selfplay", **rows}))
 
 
