@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agentgym.evaluation.leaderboard import examine
+
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("evidence", ROOT / "benchmarks" / "evidence" / "run.py")
 evidence = importlib.util.module_from_spec(spec)
@@ -67,3 +69,12 @@ def test_the_table_holds_the_pairs_that_were_measured_and_says_what_did_not_run(
     assert "| served, 1 session, p50 ms | 0.1 | 0.2 | 2.00 | OpenEnv |" in page, "half of the time is twice as good"
     assert "| text/world, steps/s | 800 | 1,000 | 0.80 |" in page and "text/sql" not in page and "`gui` did not run: no X server" in page
     assert json.loads((tmp_path / "page.json").read_text()) == lines
+
+
+def test_the_runs_behind_the_page_are_on_their_board_and_reproduce():
+    board, told = ROOT / "leaderboards" / "evidence", [json.loads(p.read_bytes()) for p in (ROOT / "docs" / "evidence").glob("*.json")]
+    named = {file for found in told for file in found["bundles"].values()}
+    assert named == {p.relative_to(board).as_posix() for p in board.glob("*/*.zip")}, "no number without its run, no run that nothing is said of"
+    for env in sorted({file.partition("/")[0] for file in named}):
+        found = examine(board / min(f for f in named if f.startswith(env)))
+        assert found.accepted, found.reasons

@@ -54,10 +54,9 @@ class Claim(Struct, forbid_unknown_fields=True):
 
 
 class Test(Struct, forbid_unknown_fields=True):
-    """How the last checkpoint is measured; ``option`` goes over the environment's options in training."""
+    """How the last checkpoint is measured."""
 
     split: str = "test"
-    option: dict[str, Any] = {}
     tasks: int = 100
     attempts: int = 1
     temperature: float = 0.0
@@ -69,7 +68,7 @@ class Experiment(Struct, forbid_unknown_fields=True):
     ``extends`` names a table whose ``common`` comes first; ``start`` are settings of ``agentgym sft``: a model made once, that all arms begin from.
     ``teach`` are reward models by name, settings of ``agentgym train --role verifier``: made once, from ``pool`` (tasks, attempts at each) of the model
     that the arms begin from; a reward names them in braces. ``curve`` is drawn from the evaluations, or from what was sampled to train on (``train``).
-    ``environment`` are variables of the process.
+    ``environment`` are variables of the process; ``elsewhere`` goes over the environment's options where the last checkpoint is measured.
     """
 
     title: str
@@ -87,6 +86,7 @@ class Experiment(Struct, forbid_unknown_fields=True):
     pool: tuple[int, int] = (40, 8)
     curve: Literal["eval", "train"] = "eval"
     environment: dict[str, str] = {}
+    elsewhere: dict[str, Any] = {}
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -150,7 +150,7 @@ def cell(name: str, experiment: Experiment, arm: str, seed: int, out: Path, boar
     """Train, measure, submit. What is there already is kept: a run has one folder, whichever experiments it is an arm of."""
     given = _merged({"eval_split": "dev"}, experiment.common, experiment.arms[arm], {**(QUICK if quick else {}), "seed": seed})
     taught = {n: t for n, t in experiment.teach.items() if f"{{{n}}}" in given.get("reward", "")}
-    begins = [experiment.start] if experiment.start else []
+    begins = [x for x in (experiment.start, experiment.elsewhere) if x]
     folder = out / "cells" / _key([given, experiment.test, *begins, *([taught, experiment.pool] if taught else [])])
     kept = folder / "cell.json"
     if not kept.exists():
@@ -180,7 +180,12 @@ def measured(config: TrainConfig, experiment: Experiment, folder: Path, played_a
     result, test = _trained(config), experiment.test
     tasks = 4 if quick else test.tasks
     plan = Plan(
-        env=config.env, split=test.split, options=_merged(config.option, test.option), tasks=tasks, episodes=tasks * test.attempts, max_tokens=config.max_tokens
+        env=config.env,
+        split=test.split,
+        options=_merged(config.option, experiment.elsewhere),
+        tasks=tasks,
+        episodes=tasks * test.attempts,
+        max_tokens=config.max_tokens,
     )
     shutil.rmtree(folder / "test", ignore_errors=True)
     policy = resolve(f"hf:{result.checkpoint_after}", temperature=test.temperature, max_tokens=config.max_tokens)
@@ -379,7 +384,9 @@ def main() -> None:
             sections.append((name, experiment, msgspec.json.decode(kept.read_bytes())))
     sections = [(n, e, _numbers(f)) for n, e, f in sections]
     seeds = sorted({f["seeds"] for _, _, f in sections})
-    text = HEAD.format(seeds=" or ".join(map(str, seeds))) + "\n".join(page(n, e, f) for n, e, f in sections)
+    missing = [e.title for n, e in experiments(()).items() if n not in [name for name, *_ in sections]]
+    left = f"Not run whole yet: {'; '.join(missing)}.\n\n" if missing else ""
+    text = HEAD.format(seeds=" or ".join(map(str, seeds))) + left + "\n".join([*(page(n, e, f) for n, e, f in sections), (HERE / "_changed.md").read_text()])
     (docs / "evidence.md").write_text(text)
     line = {n: {"seeds": f["seeds"], "claims": [[c["more"], c["than"], c["of"], c["verdict"]] for c in f["claims"]]} for n, _, f in sections}
     print(json.dumps({"benchmark": "evidence", **line}))
