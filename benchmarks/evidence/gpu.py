@@ -2,7 +2,8 @@
 
     python benchmarks/evidence/gpu.py --out runs/gpu       (on a CPU: --tiny)
 
-Needs a source checkout, PyTorch and transformers: no download, no compiler, nothing installed. One JSON line with the card's name.
+Needs a source checkout, PyTorch, transformers and the core's own few dependencies: no download, no compiler, nothing of ours installed. One JSON
+line with the card's name. Worlds whose libraries are not there are left out, and named.
 """
 
 from __future__ import annotations
