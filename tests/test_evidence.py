@@ -78,3 +78,20 @@ def test_the_runs_behind_the_page_are_on_their_board_and_reproduce():
     for env in sorted({file.partition("/")[0] for file in named}):
         found = examine(board / min(f for f in named if f.startswith(env)))
         assert found.accepted, found.reasons
+
+
+def test_the_script_for_a_gpu_runs_at_a_tiny_size(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "evidence" / "gpu.py"), "--tiny", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert {"card", "outcome", "gated"} < set(told) and told["supervised"]["episodes"]["text/rooms"] == 12 and not told["supervised"]["missing"]
+    assert all(len(told[arm]["after"]) == 3 and told[arm]["tokens"] > 0 for arm in ("outcome", "gated"))
+
+
+def test_a_source_checkout_is_usable_without_being_installed(tmp_path):
+    """Where our packages are not installed, their entry points are found in the checkout: ``-S`` leaves site-packages, and so the installed ones, out."""
+    code = "import importlib.metadata as m; print(len(m.entry_points(group='agentgym.environments')))"
+    check = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); from _checkout import usable; usable(); {code}"
+    found = subprocess.run([sys.executable, "-S", "-c", check], capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0 and int(found.stdout) > 40, found.stderr
