@@ -159,6 +159,7 @@ def test_a_worker_that_is_killed_while_a_policy_plays_there_costs_attempts_alone
             if len(seen) == 30:
                 servers.processes[1].kill()
 
+        assert all(f.result() for f in there._urls), "both are there before anything is played: a late one is not played at"
         rollout = Rollout(lambda: there(split="train", horizon=40), resolve("random"), concurrency=8, keep=Keep(kept), on_episode=tell)
         assert essence(anyio.run(rollout.run, jobs(400))) == essence(play(None, 400))
         lost = [e for e in read_episodes(tmp_path / "episodes.jsonl") if e.status == "invalid"]
