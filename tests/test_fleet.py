@@ -51,12 +51,14 @@ def test_what_comes_back_is_what_would_have_been_played_here():
     assert essence(there) == essence(play(None)) and {e.provenance["worker"] for e in there} == {0, 1}
 
 
-def killed(kill, tmp_path, servers, n=120):
-    seen = []
+def killed(kill, tmp_path, servers, n=120, plays=None):
+    """``kill`` is called once after 15 episodes, three of them of the worker ``plays``: one that is late has nothing to lose."""
+    seen, called = [], []
 
     def tell(episode):
-        seen.append(episode)
-        if len(seen) == 15:
+        seen.append(episode.provenance.get("worker"))
+        if len(seen) >= 15 and not called and (plays is None or seen.count(plays) >= 3):
+            called.append(True)
             kill()
 
     there = play(servers, n, tell, tmp_path)
@@ -76,7 +78,7 @@ def answers(url):
 
 def test_a_process_that_is_killed_takes_nothing_with_it(tmp_path):
     servers = LocalServers(2, ["text/bandit"])
-    there = killed(lambda: servers.processes[0].kill(), tmp_path, servers, 700)
+    there = killed(lambda: servers.processes[0].kill(), tmp_path, servers, 700, plays=0)
     assert {e.provenance["worker"] for e in there[-200:]} == {0, 1}, "it was started again"
 
 
