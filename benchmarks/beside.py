@@ -26,6 +26,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "nethack": (), "web": ("web_peer.py",), "gui": (), "text": (), "serving": (), "scaling": (), "verifiers": (), "view": (), "over_optimisation": (),
     "gpu_train": (),
 }  # fmt: skip
+PATIENCE_S = 1200
 MORE = {"gpu_train": ["--tiny"], "over_optimisation": ["--out", "runs/over"]}
 
 
@@ -102,7 +103,10 @@ def run(script: str, peers: str, peer_scripts: str) -> dict[str, Any]:
     elif peers and SCRIPTS[script]:
         command += ["--peers", peers, "--peer-script", str(Path(peer_scripts) / SCRIPTS[script][0])]
     about = {"script": script, "at": time.strftime("%Y-%m-%d %H:%M"), "load": round(os.getloadavg()[0], 2)}
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        return {**about, "error": f"not done after {PATIENCE_S} s"}
     said = [x for x in done.stdout.splitlines() if x.startswith("{")]
     return {**about, **(json.loads(said[-1]) if said else {"error": done.stderr.strip()[-400:]})}
 
