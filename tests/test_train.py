@@ -83,6 +83,8 @@ def test_sft_learns_and_its_checkpoint_loads_as_a_policy_and_as_a_model(tmp_path
     assert resolve(f"hf:{result.checkpoint_after}").name.startswith("hf:")
     again = train(TrainConfig(**{**SMALL, "model": result.checkpoint_after, "warm_steps": None, "steps": 1, "out": str(tmp_path / "more")}), quiet)
     assert again.warm_start == result.warm_start and again.steps == 1
+    seen = sft(SftConfig(**{**common, "model": result.checkpoint_after, "eval_split": "train", "out": str(tmp_path / "seen")}), quiet)
+    assert any("the warm start saw tasks of train" in n for n in seen.notes) and not any("warm start" in n for n in again.notes)
     page = write_report(again).read_text()
     assert "data:image/png;base64," in page and "learning curve" in page and (tmp_path / "more" / "curve.png").stat().st_size > 5000
 

@@ -54,8 +54,8 @@ def warm_text(result: TrainResult) -> str:
     warm = result.warm_start
     if not warm:
         return "There was no warm start."
-    seen = f"{warm['updates']} supervised updates of {warm['episodes_per_update']} oracle episodes, on {warm['distinct_tasks']} distinct tasks"
-    return f"The warm start was {seen} of split {warm['split']}; the evaluated tasks were seen by neither stage."
+    shown = f"{warm['episodes_per_update']} episodes of the {warm.get('by', 'oracle')}, on {warm['distinct_tasks']} distinct tasks"
+    return f"The warm start was {warm['updates']} supervised updates of {shown} of split {warm['split']}."
 
 
 def measured_as(result: TrainResult) -> str:

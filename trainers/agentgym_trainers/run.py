@@ -224,7 +224,7 @@ def warm(run: Run, log: Log) -> None:
         return
     ids = list(run.env.taskset.ids())
     tasks = ids[: config.warm_tasks] if config.warm_tasks else ids
-    run.notes = {"updates": steps, "episodes_per_update": config.warm_batch, "distinct_tasks": len(tasks), "split": config.split}
+    run.notes = {"updates": steps, "episodes_per_update": config.warm_batch, "distinct_tasks": len(tasks), "split": config.split, "by": config.warm_by}
 
     def on_step(step: int, metrics: dict[str, float]) -> bool:
         log("warm", {"step": step + 1, "of": steps, **metrics})
@@ -305,7 +305,8 @@ def _contamination(run: Run) -> list[str]:
     config = run.config
     held_out = make(config.env, split=config.eval_split, **config.option).taskset
     note = overlap(of_tasks(held_out, held_out.ids()[: config.eval_tasks]), of_run(run.out)).says("evaluated", "those trained on")
-    return [note] if note else []
+    warm = [f"the warm start saw tasks of {config.eval_split}, the split that is evaluated"] if run.notes.get("split") == config.eval_split else []
+    return [*warm, *([note] if note else [])]
 
 
 def _mismatch(out: Path) -> list[str]:
