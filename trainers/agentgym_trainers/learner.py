@@ -196,8 +196,9 @@ class Learner:
     def _used(self, batch: Batch) -> Tensor:
         """The tokens of episodes that move anything; groups whose advantages are all 0 need no forward."""
         a, everywhere = self.algorithm, OBJECTIVES[self.algorithm.objective].everywhere
-        if a.entropy or a.kl or (a.options.get(everywhere) if isinstance(everywhere, str) else everywhere):
-            moves_N = batch.weight_N.abs() + a.entropy + a.kl
+        beside = a.kl + (a.entropy if a.entropy_of == "all" else 0.0)
+        if beside or (a.options.get(everywhere) if isinstance(everywhere, str) else everywhere):
+            moves_N = batch.weight_N.abs() + beside
         else:
             moves_N = (batch.advantage_N * batch.weight_N).abs()
         return summed(moves_N * batch.mask_N, batch.episode_N) > 1e-9
