@@ -27,9 +27,9 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 WARM: dict[str, Any] = {"warm_by": "player", "warm_steps": 4000, "warm_batch": 64, "warm_lr_final": 0.1}
 PHASES: tuple[dict[str, Any], ...] = (
-    {"steps": 150, "tremble": 0.3, "lr_final": 0.2, "set": {"entropy": 0.05}},
-    {"steps": 200, "tremble": 0.3, "lr_final": 0.1, "set": {"entropy": 0.05}},
-    {"steps": 160, "tremble": 0.6, "lr_final": 0.1, "set": {"entropy": 0.1}},
+    {"steps": 150, "tremble": 0.3, "lr_final": 0.2, "set": {"entropy": 0.05, "entropy_of": "all"}},
+    {"steps": 200, "tremble": 0.3, "lr_final": 0.1, "set": {"entropy": 0.05, "entropy_of": "all"}},
+    {"steps": 160, "tremble": 0.6, "lr_final": 0.1, "set": {"entropy": 0.1, "entropy_of": "all"}},
 )
 """Self-play, each phase from where the last one ended; the first after a warm start."""
 

@@ -505,6 +505,18 @@ def test_epo_no_penalty_inside_the_band_some_outside_with_a_gradient_and_only_in
     assert entropy_by_turn(batch, entropy) == pytest.approx(2.0)  # episodes weigh alike, however many turns they have
 
 
+def test_entropy_is_of_episodes_that_an_advantage_moves_unless_all_are_asked_for():
+    episodes = [record([r], f"e{i}", "apart" if i < 2 else "alike") for i, r in enumerate([1.0, 0.0, 1.0, 1.0])]
+
+    def learned(**settings):
+        network = model()
+        learner = Learner(network, make_optimizer(network, 1e-3), renderer(), make("tools/desk"), resolve("grpo", settings))
+        return learner.batch(episodes, paid(episodes), Pace())[0].episode_N.unique().tolist()
+
+    assert learned() == learned(entropy=0.01) == [0, 1] and learned(entropy=0.01, entropy_of="all") == [0, 1, 2, 3]
+    assert resolve("epo").entropy_of == "all"  # as published
+
+
 def test_correlated_proxies_on_a_grid_with_a_planted_hack():
     """Two policies earn the same proxy: one by a state the base never visits. Chi-squared of states charges that one more; actions' KL does not."""
     base = [["start", "path", "goal"]] * 40 + [["start", "path", "hack"]] * 2
