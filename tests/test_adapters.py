@@ -105,11 +105,17 @@ def test_a_table_becomes_a_configuration_of_verls(tmp_path, capsys):
     assert [r["extra_info"]["task"] for r in rows] == list(agentgym.make("tools/desk", levels=1).taskset.ids())
 
 
+def test_an_entropy_bonus_of_all_is_verls_own(tmp_path, capsys):
+    assert "as verl-config in" in exported(tmp_path, capsys, 'set = {entropy = 0.01, entropy_of = "all"}')
+    assert yaml.safe_load((tmp_path / "out" / "verl.yaml").read_text())["actor_rollout_ref"]["actor"]["entropy_coeff"] == 0.01
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ('algo = "ppo"', "advantage critic"), ('algo = "dpo"', "objective preference"), ("window = 1", "a window of turns"),
         ('algo = "grpo"\nset = {curriculum = "difficulty"}', "curriculum"), ('set = {sampler = "eliminate"}', "sampler eliminate"), ('data = "runs/x"', "stored episodes"),
+        ("set = {entropy = 0.01}", "entropy_of=all"),
     ],
 )  # fmt: skip
 def test_what_verl_has_no_place_for_is_refused_by_name(tmp_path, capsys, text, why):

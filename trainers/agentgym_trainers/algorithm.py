@@ -33,7 +33,8 @@ class Algorithm(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         correction: for samples of older weights; ratios are then against the policy at the start of the update.
         kl, divergence, kl_in, refresh: distance to the reference, in the loss or the reward; updates between refreshes of the reference.
         entropy, band, entropy_of: weight of the entropy, whether it is held in a band around its own history, and of which episodes it is: of those that
-            an advantage moves (``decided``), or of ``all``. Alone, an optimiser that scales its steps takes whole ones towards noise.
+            an advantage moves (``decided``), or of ``all``. Where it is all that pulls, an optimiser that scales its
+            steps takes whole ones along it.
         occupancy: weight of the chi-squared distance of visited states to the starting policy's.
         auxiliary: weights of further losses: ``imitation`` and ``next_token`` on oracle episodes, ``stay`` (distance to the reference there).
         mix: rate at which the share of ``imitation`` is learned, 0 leaves it.

@@ -27,7 +27,10 @@ AGGREGATIONS = {"token": "token-mean", "sequence": "seq-mean-token-mean", "sum":
 DIVERGENCES = {"k1": "kl", "k2": "mse", "k3": "low_var_kl"}
 LOSSES = ("clipped", "sequence_clipped", "cispo", "topr", "reinforce")
 USUAL = Algorithm(name="")
-CARRIED = ("name", "paper", "reward", "advantage", "objective", "aggregation", "kl", "divergence", "kl_in", "entropy", "correction", "options", "sampler")
+CARRIED = (
+    "name", "paper", "reward", "advantage", "objective", "aggregation", "kl", "divergence", "kl_in", "entropy", "entropy_of", "correction", "options",
+    "sampler",
+)  # fmt: skip
 
 
 def verl_config(source: Path, to: Path) -> int:
@@ -94,6 +97,7 @@ def _fits(config: TrainConfig, algorithm: Algorithm) -> None:
         f"advantage {algorithm.advantage}, which needs a critic or equal observations": ADVANTAGES[algorithm.advantage].values
         or algorithm.advantage == "gigpo",
         f"objective {algorithm.objective}": algorithm.objective not in LOSSES,
+        "an entropy bonus of what was decided alone (there is entropy_of=all)": bool(algorithm.entropy) and algorithm.entropy_of != "all",
         f"aggregation {algorithm.aggregation}": algorithm.aggregation not in AGGREGATIONS,
         f"divergence {algorithm.divergence}": bool(algorithm.kl) and algorithm.divergence not in DIVERGENCES,
         f"sampler {algorithm.sampler}": algorithm.sampler not in ("fixed", "refill"),
