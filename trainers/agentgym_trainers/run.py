@@ -225,6 +225,7 @@ def warm(run: Run, log: Log) -> None:
     ids = list(run.env.taskset.ids())
     tasks = ids[: config.warm_tasks] if config.warm_tasks else ids
     run.notes = {"updates": steps, "episodes_per_update": config.warm_batch, "distinct_tasks": len(tasks), "split": config.split, "by": config.warm_by}
+    run.notes["env"] = run.env.id
 
     def on_step(step: int, metrics: dict[str, float]) -> bool:
         log("warm", {"step": step + 1, "of": steps, **metrics})
@@ -305,7 +306,8 @@ def _contamination(run: Run) -> list[str]:
     config = run.config
     held_out = make(config.env, split=config.eval_split, **config.option).taskset
     note = overlap(of_tasks(held_out, held_out.ids()[: config.eval_tasks]), of_run(run.out)).says("evaluated", "those trained on")
-    warm = [f"the warm start saw tasks of {config.eval_split}, the split that is evaluated"] if run.notes.get("split") == config.eval_split else []
+    saw = run.notes.get("env", run.env.id) == run.env.id and run.notes.get("split") == config.eval_split
+    warm = [f"the warm start saw tasks of {config.eval_split}, the split that is evaluated"] if saw else []
     return [*warm, *([note] if note else [])]
 
 
