@@ -12,9 +12,11 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,12 +105,16 @@ def run(script: str, peers: str, peer_scripts: str) -> dict[str, Any]:
     elif peers and SCRIPTS[script]:
         command += ["--peers", peers, "--peer-script", str(Path(peer_scripts) / SCRIPTS[script][0])]
     about = {"script": script, "at": time.strftime("%Y-%m-%d %H:%M"), "load": round(os.getloadavg()[0], 2)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         return {**about, "error": f"not done after {PATIENCE_S} s"}
-    said = [x for x in done.stdout.splitlines() if x.startswith("{")]
-    return {**about, **(json.loads(said[-1]) if said else {"error": done.stderr.strip()[-400:]})}
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with whatever it started: the next script wants the machine for itself
+    said = [x for x in out.splitlines() if x.startswith("{")]
+    return {**about, **(json.loads(said[-1]) if said else {"error": err.strip()[-400:]})}
 
 
 def rows(lines: dict[str, dict[str, Any]]) -> list[tuple[str, float, float, str, bool]]:
