@@ -1,6 +1,6 @@
 """Experiments: one table each in this folder, arms of training runs over the same seeds, claims that their numbers support or do not.
 
-    python benchmarks/evidence/run.py                     # all, five seeds each; goes on where it was interrupted
+    python benchmarks/evidence/run.py                     # all, five seeds or more each; goes on where it was interrupted
     python benchmarks/evidence/run.py noise --seeds 8     # one of them
     python benchmarks/evidence/run.py --quick --out DIR   # one seed and a few updates of each: does it run?
 
@@ -81,6 +81,7 @@ class Experiment(Struct, forbid_unknown_fields=True):
     shown: tuple[str, ...] = ("success",)
     limits: str = ""
     extends: str = ""
+    seeds: int = 5
     start: dict[str, Any] = {}
     teach: dict[str, dict[str, Any]] = {}
     pool: tuple[int, int] = (40, 8)
@@ -360,7 +361,7 @@ reproduce is said so. Intervals are Student's t over seeds, at 95%; differences 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="experiments; default all")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="default: as many as each table says, five or more")
     parser.add_argument("--quick", action="store_true", help="one seed, one update; nothing is submitted or written into docs")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
@@ -370,7 +371,7 @@ def main() -> None:
     (docs / "evidence").mkdir(parents=True, exist_ok=True)
     for name, experiment in experiments(given.names).items():
         cells, began = [], time.perf_counter()
-        for seed in range(1 if given.quick else given.seeds):
+        for seed in range(1 if given.quick else given.seeds or experiment.seeds):
             for arm in experiment.arms:
                 cells.append(cell(name, experiment, arm, seed, given.out, None if given.quick else given.board, given.quick))
                 print(f"{name}: {arm}, seed {seed}: {cells[-1]['measures']} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
