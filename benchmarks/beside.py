@@ -1,4 +1,4 @@
-"""Every benchmark in one run, and one table of what has something to stand beside: ours, theirs, the ratio. Prints each script's JSON line.
+"""Every benchmark of speed in one run, and one table of what has something to stand beside: ours, theirs, the ratio. Prints each script's JSON line.
 
     python benchmarks/beside.py [--peers FOLDER --peer-scripts FOLDER] [--to docs/benchmarks.md] [--lines FILE]
 
@@ -25,11 +25,10 @@ from agentgym.errors import UsageError
 HERE = Path(__file__).resolve().parent
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "env_step": (), "rewards": (), "evaluation": (), "rollout": ("rollout_peer.py",), "sandbox": ("sandbox_peer.py",), "train": ("trl_peer.py",),
-    "nethack": (), "web": ("web_peer.py",), "gui": (), "text": (), "serving": (), "scaling": (), "verifiers": (), "view": (), "over_optimisation": (),
-    "gpu_train": (),
+    "nethack": (), "web": ("web_peer.py",), "gui": (), "text": (), "serving": (), "scaling": (), "verifiers": (), "view": (), "gpu_train": (),
 }  # fmt: skip
 PATIENCE_S = 1200
-MORE = {"gpu_train": ["--tiny"], "over_optimisation": ["--out", "runs/over"]}
+MORE = {"gpu_train": ["--tiny"]}
 
 
 class Pair(NamedTuple):
@@ -54,6 +53,8 @@ PAIRS = (
     Pair("", "sandbox", "ours.docker.true", "reference.docker_exec", "docker exec", True),
     Pair("", "sandbox", "ours.docker.true", "peers.latency.figures.rexdocker_execute_true_ms.med", "SWE-ReX in Docker", True),
     Pair("", "sandbox", "ours.bwrap.true", "peers.latency.figures.rexlocal_execute_true_ms.med", "SWE-ReX, local", True),
+    Pair("sandbox, 100 kB, ms", "sandbox", "ours.docker.cat_100k", "peers.latency.figures.rexdocker_execute_cat100k_ms.med", "SWE-ReX in Docker", True),
+    Pair("", "sandbox", "ours.bwrap.cat_100k", "peers.latency.figures.rexlocal_execute_cat100k_ms.med", "SWE-ReX, local", True),
     Pair(
         "32 sandboxes at once, ten commands each, s",
         "sandbox",
@@ -64,10 +65,11 @@ PAIRS = (
     ),
     Pair("", "sandbox", "ours.docker.at_once_32_s", "peers.concurrent.figures.x32_docker_exec_start_plus_commands_s.med", "docker run and exec", True),
     Pair("sandbox, start, ms", "sandbox", "ours.docker.cold_start", "peers.latency.figures.rexdocker_start_to_session_ms.med", "SWE-ReX in Docker", True),
+    Pair("", "sandbox", "ours.bwrap.cold_start", "peers.latency.figures.rexlocal_start_to_session_ms.med", "SWE-ReX, local", True),
     Pair("training step, one turn, s", "train", "ours.single.s", "trl.single.s_per_step", "TRL", True),
     Pair("training step, four turns, s", "train", "ours.turns.s", "trl.turns.s_per_step", "TRL, `rollout_func`", True),
     Pair("training step, three tool rounds, s", "train", "ours.tools.s", "trl.tools.s_per_step", "TRL, `environment_factory`", True),
-    Pair("packed against padded, s", "train", "packed.packed_per_s", "packed.padded_per_s", "the same, padded; tokens/s"),
+    Pair("packed sequences, trained tokens/s", "train", "packed.packed_per_s", "packed.padded_per_s", "the same, padded"),
     Pair("NetHack, full screen, steps/s", "nethack", "full.steps_per_s", "gymnasium.steps_per_s", "NLE's Gymnasium layer"),
     Pair("", "nethack", "full.steps_per_s", "full.bare_engine_steps_per_s", "the bare engine, same keys"),
     Pair("NetHack, compact, steps/s", "nethack", "compact.steps_per_s", "gymnasium.steps_per_s", "NLE's Gymnasium layer"),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agentgym.errors import MissingExtra
-from agentgym.sandbox import AGENT_UID, Image, Layer, Resources, Sandbox, choose, fork, restore, start, warm
+from agentgym.sandbox import AGENT_UID, WORK, Image, Layer, Resources, Sandbox, choose, fork, restore, start, warm
 
 IMAGE = Image(base="agentgym/swe")
 LIMITS = Resources()
@@ -192,9 +192,10 @@ def main() -> None:
     reference = references()
     for kind in kinds:
         with start(IMAGE, LIMITS, kind) as box:
+            box.write({f"{WORK}/text": b"a line of text, as a file of source has\n" * 2500})
             ours[kind] = {
                 "true": ms(lambda box=box: box.exec(["/bin/true"]), 300),
-                "cat_100k": ms(lambda box=box: box.exec("head -c 100000 /dev/zero", head=1 << 18), 100),
+                "cat_100k": ms(lambda box=box: box.exec(["/bin/cat", f"{WORK}/text"], head=1 << 18), 100),
             }
         cold, close = started(kind, 20 if kind == "bwrap" else 10)
         ours[kind] |= {"cold_start": cold, "close": close, "lease": leased(kind, 10), **snapshots(kind)}

@@ -424,3 +424,12 @@ def test_libraries_share_no_question_and_the_first_is_the_only_one_by_default():
     assert play(many, "train.2/0000-2").success
     with pytest.raises(UsageError, match="1 to 20"):
         agentgym.make("text/search", hits=0)
+
+
+def test_a_shared_library_has_the_same_documents_in_every_split_and_no_question_twice():
+    splits = {s: agentgym.make("text/search", hops=2, shared=True, split=s) for s in ("train", "dev", "test")}
+    asked = {s: [env.taskset.get(i) for i in env.taskset.ids()] for s, env in splits.items()}
+    assert len({t.data["corpus"] for tasks in asked.values() for t in tasks}) == 1
+    said = {s: {t.instruction for t in tasks} for s, tasks in asked.items()}
+    assert not said["train"] & said["test"] and not said["train"] & said["dev"] and not said["dev"] & said["test"]
+    assert play(splits["test"], "test.all/0000-2").success

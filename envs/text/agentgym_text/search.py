@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +20,8 @@ from agentgym_text.corpus import Corpus, corpus
 
 HOPS = (2, 3, 4)
 COUNT = {"train": 1200, "dev": 200, "test": 300}
+SHARED = "all"
+SIDES = (*("train",) * 7, "dev", "test", "test")
 SYSTEM = "You answer questions over a library, through tools. No document holds a whole answer: go from one to the next."
 
 
@@ -59,7 +62,7 @@ TOOLS: Mapping[str, Tool] = {"search": tool(search), "read": tool(read), "answer
 
 class SearchEnv(AgentEnv):
     """The library. Options: ``hops`` (one or several of 2, 3, 4), ``hits`` (documents that a search tells), and ``libraries``: so many for each split,
-    each with questions of its own, where what was learned of one helps at no other.
+    each with questions of its own, where what was learned of one helps at no other. ``shared``: the same libraries for all splits, whose questions differ.
     """
 
     id = "text/search-v0"
@@ -70,10 +73,10 @@ class SearchEnv(AgentEnv):
     }  # fmt: skip
     rewards: ClassVar[Mapping[str, Spec]] = standard(outcome("answer"), 0.02 * step("form") + 0.2 * delta(step("found")), step("found"))
 
-    def __init__(self, *, hops: int | Iterable[int] = (), hits: int = 5, libraries: int = 1, **base: Any) -> None:
+    def __init__(self, *, hops: int | Iterable[int] = (), hits: int = 5, libraries: int = 1, shared: bool = False, **base: Any) -> None:
         if not 1 <= hits <= 20 or not 1 <= libraries <= 1000:
             raise UsageError(f"hits are 1 to 20 and libraries 1 to 1000, not {hits} and {libraries}")
-        self._hits, self._libraries = hits, libraries
+        self._hits, self._libraries, self._shared = hits, libraries, shared
         self._hops = (hops,) if isinstance(hops, int) else tuple(hops) or HOPS
         for each in self._hops:
             if each not in HOPS:
@@ -81,8 +84,9 @@ class SearchEnv(AgentEnv):
         super().__init__(**base)
 
     def tasks(self, split: str) -> TaskSet:
-        """Questions by number, the hops in turn; each split has libraries of its own."""
-        places = [split, *(f"{split}.{k}" for k in range(1, self._libraries))]
+        """Questions by number, the hops in turn; each split has libraries of its own, unless they are shared."""
+        first = f"{split}.{SHARED}" if self._shared else split
+        places = [first, *(f"{first}.{k}" for k in range(1, self._libraries))]
         ids = [f"{place}/{i:04d}-{HOPS[i % 3]}" for i in range(COUNT[split]) if HOPS[i % 3] in self._hops for place in places]
         return TaskSet(ids, lambda name: _task(split, name))
 
@@ -120,9 +124,17 @@ class SearchEnv(AgentEnv):
 
 
 def _task(split: str, name: str) -> Task:
-    hops = name.rpartition("-")[2]
-    place = f"library/{name.partition('/')[0]}"
-    library = corpus(place)
-    asked = library.question(random.Random(f"question/{name}"), int(hops))
+    hops, place = name.rpartition("-")[2], name.partition("/")[0]
+    shared = place.startswith(f"{split}.{SHARED}")
+    place = f"library/{place.removeprefix(f'{split}.') if shared else place}"
+    library, dice = corpus(place), random.Random(f"question/{name}")
+    asked = library.question(dice, int(hops))
+    while shared and _side(asked.text) != split:  # of a shared library each question is of one split alone
+        asked = library.question(dice, int(hops))
     data = {"corpus": place, "titles": list(asked.titles), "answer": asked.answer}
     return Task(name, asked.text, split, data, Limits(max_turns=8 + 6 * int(hops)), kind=f"{hops}-hop")
+
+
+def _side(question: str) -> str:
+    """The split that a question of a shared library is of: seven of ten are for training."""
+    return SIDES[zlib.crc32(question.encode()) % 10]
