@@ -2,7 +2,8 @@
 
     python benchmarks/beside.py [--peers FOLDER --peer-scripts FOLDER] [--to docs/benchmarks.md] [--lines FILE]
 
-``--lines`` writes the page from the lines of a run that is there. Wants a machine that does nothing else.
+``--lines`` writes the page from the lines of a run that is there; with ``--only``, what fits is measured anew and the rest kept. Wants a machine that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -135,16 +136,16 @@ def rows(lines: dict[str, dict[str, Any]]) -> list[tuple[str, float, float, str,
 
 def page(lines: dict[str, dict[str, Any]]) -> str:
     """The page: the table, and what was measured without anything beside it."""
-    when = [line["at"] for line in lines.values() if "at" in line]
+    when = sorted(line["at"] for line in lines.values() if "at" in line)
     head = [
         "# Benchmarks", "",
-        f"One run of `make bench` on {os.cpu_count()} cores ({platform.machine()}, Python {platform.python_version()}), {when[0]} to {when[-1][-5:]}.",
+        f"`make bench` on {os.cpu_count()} cores ({platform.machine()}, Python {platform.python_version()}), {when[0]} to {when[-1][-5:]}.",
         "Both numbers of a row come from the same script, one after the other. The ratio is how many times better ours is; below 1 it is worse.", "",
         "| what | ours | theirs | ratio | theirs is |", "|---|---|---|---|---|",
     ]  # fmt: skip
     body = [f"| {what} | {_short(a)} | {_short(b)} | {(b / a if less else a / b):.2f} | {who} |" for what, a, b, who, less in rows(lines)]
     failed = [f"- `{name}` did not run: {line['error']}" for name, line in lines.items() if "error" in line]
-    rest = ["", "What each script printed is in [benchmarks.json](benchmarks.json); `benchmarks/README.md` says what they measure.", *failed, ""]
+    rest = ["", "What each script printed, and when, is in [benchmarks.json](benchmarks.json); `benchmarks/README.md` says what they measure.", *failed, ""]
     return "\n".join([*head, *body, *rest])
 
 
@@ -156,20 +157,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", default=os.environ.get("PEERS_VENVS", ""), help="folder of the peers' environments")
     parser.add_argument("--peer-scripts", default="", help="folder of the scripts that measure them")
-    parser.add_argument("--only", default="", help="scripts whose names fit this expression")
-    parser.add_argument("--lines", type=Path, help="lines of a run that is there: measure nothing, write the page")
+    parser.add_argument("--only", help="measure the scripts whose names fit this expression; all, unless lines are given")
+    parser.add_argument("--lines", type=Path, help="lines of a run that is there")
     parser.add_argument("--to", type=Path, help="page to write, the lines beside it as JSON")
     given = parser.parse_args()
     if given.peers and not given.peer_scripts:
         raise SystemExit(str(UsageError("--peers wants --peer-scripts, the folder of the scripts that measure them")))
-    lines: dict[str, dict[str, Any]] = {}
-    if given.lines:
-        lines = {line["script"]: line for line in map(json.loads, given.lines.read_text().splitlines())}
-    else:
-        for script in SCRIPTS:
-            if re.search(given.only, script):
-                lines[script] = run(script, given.peers, given.peer_scripts)
-                print(json.dumps(lines[script]), flush=True)
+    lines = {line["script"]: line for line in map(json.loads, given.lines.read_text().splitlines())} if given.lines else {}
+    for script in SCRIPTS:
+        if re.search(given.only, script) if given.only else not given.lines:
+            lines[script] = run(script, given.peers, given.peer_scripts)
+            print(json.dumps(lines[script]), flush=True)
     if given.to:
         given.to.write_text(page(lines))
         given.to.with_suffix(".json").write_text(json.dumps(list(lines.values()), indent=1) + "\n")
