@@ -94,6 +94,7 @@ Rows = Sequence[Mapping[str, Any]]
 MEASURES: dict[str, tuple[str, Callable[[Rows, list[Episode]], float]]] = {
     "success": ("success on held-out tasks after the last update", lambda rows, played: _mean([e.success for e in played])),
     "area": ("held-out success, mean over the run's evaluations", lambda rows, played: _mean([r["success"] for r in rows if r["phase"] == "eval"])),
+    "sampled": ("success of what was sampled, mean over the updates", lambda rows, played: _mean(_column(rows, "success"))),
     "entropy_sd": ("standard deviation of the policy's entropy over the updates", lambda rows, played: _spread(_column(rows, "entropy"))),
     "entropy": ("entropy of the policy over the last fifth of the updates", lambda rows, played: _mean(_last(_column(rows, "entropy")))),
     "reward": ("training reward over the last fifth of the updates", lambda rows, played: _mean(_last(_column(rows, "reward")))),
