@@ -41,6 +41,7 @@ def test_a_difference_is_shown_only_where_its_interval_is_on_one_side():
     assert evidence.verdict(evidence.over_seeds([-0.2, -0.3, -0.25])) == "the opposite holds here"
     assert evidence.verdict(evidence.over_seeds([0.2, -0.3, 0.25])) == "not shown here"
     assert evidence.verdict(evidence.over_seeds([0.9])) == "one seed says nothing"
+    assert evidence.verdict(evidence.over_seeds([0.0, 0.0, 0.0])) == "the runs are the same"
     mean, low, high = evidence.over_seeds([1.0, 2.0, 3.0])
     assert (mean, low) == (2.0, pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-4)) and high - mean == pytest.approx(mean - low)
 

@@ -152,7 +152,7 @@ def cell(name: str, experiment: Experiment, arm: str, seed: int, out: Path, boar
     """Train, measure, submit. What is there already is kept: a run has one folder, whichever experiments it is an arm of."""
     given = _merged({"eval_split": "dev"}, experiment.common, experiment.arms[arm], {**(QUICK if quick else {}), "seed": seed})
     taught = {n: t for n, t in experiment.teach.items() if f"{{{n}}}" in given.get("reward", "")}
-    begins = [x for x in (experiment.start, experiment.elsewhere) if x]
+    begins = [x for x in (experiment.start, experiment.elsewhere, experiment.environment) if x]
     folder = out / "cells" / _key([given, experiment.test, *begins, *([taught, experiment.pool] if taught else [])])
     kept = folder / "cell.json"
     if not kept.exists():
@@ -267,7 +267,9 @@ def over_seeds(values: Sequence[float]) -> list[float]:
 
 
 def verdict(gap: Sequence[float]) -> str:
-    """What a difference amounts to."""
+    """What a difference amounts to. Runs that do not differ at all were the same runs: what should tell them apart never came to bear."""
+    if gap[1] == gap[2] == 0:
+        return "the runs are the same"
     return "one seed says nothing" if math.isnan(gap[1]) else "holds here" if gap[1] > 0 else "the opposite holds here" if gap[2] < 0 else "not shown here"
 
 
