@@ -41,7 +41,6 @@ def test_a_difference_is_shown_only_where_its_interval_is_on_one_side():
     assert evidence.verdict(evidence.over_seeds([-0.2, -0.3, -0.25])) == "the opposite holds here"
     assert evidence.verdict(evidence.over_seeds([0.2, -0.3, 0.25])) == "not shown here"
     assert evidence.verdict(evidence.over_seeds([0.9])) == "one seed says nothing"
-    assert evidence.verdict(evidence.over_seeds([0.0, 0.0, 0.0])) == "the runs are the same"
     mean, low, high = evidence.over_seeds([1.0, 2.0, 3.0])
     assert (mean, low) == (2.0, pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-4)) and high - mean == pytest.approx(mean - low)
 
@@ -55,6 +54,9 @@ def test_arms_at_equal_tokens_are_compared_where_the_thriftiest_ends():
     ]
     found = evidence.summary(experiment, cells)
     assert found["arms"]["fixed"]["equal"][0] == pytest.approx(0.4) and found["arms"]["adaptive"]["equal"][0] == pytest.approx(0.6)
+    assert all(c["verdict"] != "the runs are the same" for c in found["claims"])
+    alike = [{**c, "curve": [[0, 0.0, 0], [10, 0.8, 1000]], "tokens": 1000} for c in cells]
+    assert all(c["verdict"] == "the runs are the same" for c in evidence.summary(experiment, alike)["claims"]), "an arm that changed nothing is no finding"
 
 
 def test_the_table_holds_the_pairs_that_were_measured_and_says_what_did_not_run(tmp_path):

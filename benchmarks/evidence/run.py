@@ -267,9 +267,7 @@ def over_seeds(values: Sequence[float]) -> list[float]:
 
 
 def verdict(gap: Sequence[float]) -> str:
-    """What a difference amounts to. Runs that do not differ at all were the same runs: what should tell them apart never came to bear."""
-    if gap[1] == gap[2] == 0:
-        return "the runs are the same"
+    """What a difference amounts to."""
     return "one seed says nothing" if math.isnan(gap[1]) else "holds here" if gap[1] > 0 else "the opposite holds here" if gap[2] < 0 else "not shown here"
 
 
@@ -284,9 +282,10 @@ def summary(experiment: Experiment, cells: list[dict[str, Any]]) -> dict[str, An
     arms = {arm: {m: over_seeds([c["measures"][m] for c in found]) for m in measures} for arm, found in by_arm.items()}
     claims = []
     for claim in experiment.claims:
-        gaps = [a["measures"][claim.of] - b["measures"][claim.of] for a, b in zip(by_arm[claim.more], by_arm[claim.than], strict=True)]
-        found = over_seeds(gaps)
-        claims.append({**msgspec.to_builtins(claim), "gap": found, "verdict": verdict(found)})
+        pairs = list(zip(by_arm[claim.more], by_arm[claim.than], strict=True))
+        found = over_seeds([a["measures"][claim.of] - b["measures"][claim.of] for a, b in pairs])
+        same = all(a["curve"] == b["curve"] and a["tokens"] == b["tokens"] for a, b in pairs)  # what should tell the arms apart never came to bear
+        claims.append({**msgspec.to_builtins(claim), "gap": found, "verdict": "the runs are the same" if same else verdict(found)})
     curves = {arm: [[row[0], *over_seeds([c["curve"][i][1] for c in found])] for i, row in enumerate(found[0]["curve"])] for arm, found in by_arm.items()}
     used = {
         arm: {"tokens": int(np.mean([c["tokens"] for c in found])), "seconds": float(np.mean([c["seconds"] for c in found]))} for arm, found in by_arm.items()
