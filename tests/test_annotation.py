@@ -12,7 +12,7 @@ from test_openai_policy import Server, reply
 
 from agentgym.errors import UsageError
 from agentgym.policies import resolve
-from agentgym.registry import load
+from agentgym.registry import load, verifier
 
 GOOD, BAD = [f"you find {n} gold pieces" for n in range(40)], [f"the wall {n} is solid" for n in range(40)]
 
@@ -24,7 +24,7 @@ def told(source, captions):
 
 
 def test_hashing_looks_labels_up_and_pays_what_it_does_not_know_nothing():
-    source = Annotation(Words(["gold"]), "hash")
+    source = Annotation("hash", Words(["gold"]))
     assert judged(source, episode("", GOOD[0], BAD[0], GOOD[0])) == [[0, 0, 0]]
     assert source.settle_down(5)
     assert judged(source, episode("", GOOD[0], BAD[0], GOOD[0], GOOD[1])) == [[1, 0, pytest.approx(2**-0.5), 0]]
@@ -32,12 +32,26 @@ def test_hashing_looks_labels_up_and_pays_what_it_does_not_know_nothing():
 
 @pytest.mark.parametrize("form", ["classify", "rank"])
 def test_models_pay_for_captions_like_those_that_were_found_good(form):
-    source = Annotation(Words(["gold"]), form)
+    source = Annotation(form, Words(["gold"]))
     for _ in range(4):
         source._asked.clear()
         told(source, [c for pair in zip(GOOD[:30], BAD[:30], strict=True) for c in pair])
     new = source.values([*GOOD[30:], *BAD[30:]])
     assert new[:10].min() > new[10:].max() and (new >= 0).all() and (new <= 1).all()
+
+
+def test_a_form_is_the_sources_argument_and_looking_up_says_where_nothing_is_met_again(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "words:gold")
+    paid = {}
+    for form in ("", ":classify"):
+        source = verifier(f"annotation{form}")
+        for n in range(30):
+            told(source, [f"T:{n}-{k} you find gold" if k % 2 else f"T:{n}-{k} the wall is solid" for k in range(8)])
+        paid[form] = judged(source, episode("", "T:99-1 you find gold", "T:99-2 the wall is solid", actions=["go"] * 2))[0]
+        assert any("nothing was paid; annotation:classify" in n for n in source.notes()) == (not form)
+    assert paid[""] == [0, 0] and paid[":classify"][0] > 0.5 > paid[":classify"][1]
+    with pytest.raises(UsageError, match="no form 'clasify'.*nearest: classify"):
+        verifier("annotation:clasify")
 
 
 class Slow(Words):
@@ -47,7 +61,7 @@ class Slow(Words):
 
 
 def test_a_slow_annotator_never_slows_the_run_and_a_full_queue_drops():
-    source = Annotation(Slow(["gold"]), "hash", waiting=16)
+    source = Annotation("hash", Slow(["gold"]), waiting=16)
     began = time.perf_counter()
     for n in range(50):
         judged(source, episode("", *(f"caption {n} {k}" for k in range(20)), actions=["go"] * 20))
@@ -68,7 +82,7 @@ class Broken(Words):
 
 def test_while_the_annotator_is_down_or_talks_garbage_the_last_model_pays_and_the_gap_is_counted():
     annotator = Broken(["gold"])
-    source = Annotation(annotator, "hash")
+    source = Annotation("hash", annotator)
     told(source, GOOD[:4])
     for annotator.mode in ("down", "garbage", "too few"):
         told(source, [f"{annotator.mode} gold {n}" for n in range(3)])
@@ -82,9 +96,9 @@ def test_while_the_annotator_is_down_or_talks_garbage_the_last_model_pays_and_th
 
 
 def test_it_continues_from_its_state():
-    source = Annotation(Words(["gold"]), "classify")
+    source = Annotation("classify", Words(["gold"]))
     told(source, [*GOOD[:20], *BAD[:20]])
-    again = Annotation(Words(["gold"]), "classify")
+    again = Annotation("classify", Words(["gold"]))
     again.load_state(source.state())
     assert (again.values(GOOD) == source.values(GOOD)).all() and again.known == source.known
 

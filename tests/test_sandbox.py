@@ -144,6 +144,14 @@ def test_18_output_is_bounded_marked_and_harmless(box):
     assert (apart.output, apart.error) == ("out\n", "err\n")
 
 
+def begun(box, program):
+    """Wait until a program runs: for a moment it is still the shell that begins it."""
+    until = time.monotonic() + 60
+    while program not in box.processes():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_19_a_time_out_ends_the_whole_tree(box):
     hang = "trap '' TERM INT HUP; echo begun; (setsid sh -c 'trap \"\" TERM; sleep 77' &); setsid sleep 78 & sleep 79"
     began = time.monotonic()
@@ -152,9 +160,7 @@ def test_19_a_time_out_ends_the_whole_tree(box):
     assert not {"sleep"} & set(box.processes())
     holds = box.exec("(sleep 60 &) ; echo done")  # the pipe is held open by a child: nobody waits for it
     assert holds.output == "done\n" and holds.duration_s < 5
-    while "sleep" not in box.processes():  # for a moment it is still the shell that begins it
-        assert time.monotonic() - began < 60
-        time.sleep(0.01)
+    begun(box, "sleep")
     assert box.freeze() >= 1 and box.processes() == []
     assert box.exec("cat; echo $?").output == "0\n"  # standard input is empty
 
@@ -294,6 +300,7 @@ def test_files_come_out_whatever_the_agent_leaves_running(box):
 def test_a_snapshot_is_the_files_and_a_fork_has_its_own(box):
     box.exec("echo one > kept; echo gone > removed; mkdir d; echo x > d/f; echo t > /tmp/t; echo h > ~/h; (sleep 333 &)")
     box.exec("rm removed")
+    begun(box, "sleep")
     here = box.snapshot()
     assert here.ended == ("sleep",) and box.processes() == []
     with restore(here, box.image, box.resources) as other:

@@ -17,14 +17,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import anyio
 import msgspec
 import numpy as np
 
 from agentgym.core import Conversation, EpisodeView, Policy
-from agentgym.errors import AgentGymError, UsageError
+from agentgym.errors import AgentGymError, UsageError, nearest
 from agentgym.policies import resolve
 from agentgym.verdict import Verdict
 from agentgym_verifiers.intrinsic.features import SIZE, arrays, captions, hashed, unarrays
@@ -117,14 +117,17 @@ def annotator_of(text: str) -> Annotator:
 class Annotation:
     """Pays for captions that an annotator found good, as far as that has been distilled, divided by √n at the n-th time in an episode.
 
-    A turn's caption is its fact ``caption``, else the beginning of what was seen after it. ``form``: ``hash`` looks labels up (what was never
-    labelled pays 0), ``classify`` gives the probability of a label, ``rank`` the place among captions (0 to 1) by a model of pairs.
+    A turn's caption is its fact ``caption``, else the beginning of what was seen after it. The form is the source's argument:
+    ``late('annotation')`` (``hash``) looks labels up, so what was never labelled pays 0, and it is for worlds that say the same again;
+    ``annotation:classify`` gives the probability of a label, ``annotation:rank`` the place among captions (0 to 1) by a model of pairs.
     """
 
     level: ClassVar[Literal["step"]] = "step"
     scope: ClassVar[Literal["episode"]] = "episode"
 
-    def __init__(self, annotator: Annotator | None = None, form: Form = "hash", waiting: int = QUEUE, seed: int = 0) -> None:
+    def __init__(self, form: str = "hash", annotator: Annotator | None = None, waiting: int = QUEUE, seed: int = 0) -> None:
+        if form not in get_args(Form):
+            raise UsageError(f"annotation has no form {form!r}: {', '.join(get_args(Form))}{nearest(form, get_args(Form))}")
         self.annotator = annotator or annotator_of(os.environ.get(VARIABLE, ""))
         self.form, self.known = form, dict[str, float]()
         self.net = Net((SIZE, 32, 1), seed, rate=3e-3)
@@ -156,6 +159,7 @@ class Annotation:
         """``[B]`` of what was distilled so far; 0 before anything was."""
         with self._lock:
             if self.form == "hash":
+                self.counts["met again"] += sum(c in self.known for c in said)
                 return np.array([self.known.get(c, 0.0) for c in said])
             if not self.net.steps or not said:
                 return np.zeros(len(said))
@@ -254,10 +258,10 @@ class Annotation:
         missed = {k: self.counts[k] for k in ("failed", "unclear", "dropped") if self.counts[k]}
         if waiting := self._queue.unfinished_tasks:
             missed["without an answer yet"] = waiting
-        if not missed:
-            return []
         said = ", ".join(f"{n} {k}" for k, n in missed.items())
-        return [f"annotation: {self.counts['asked']} captions asked, {said}" + (f" ({self._last})" if self._last else "") + "; the last distilled model paid"]
+        lost = f"annotation: {self.counts['asked']} captions asked, {said}" + (f" ({self._last})" if self._last else "") + "; the last distilled model paid"
+        never = f"annotation: none of {self.counts['asked']} labelled captions was met again, so nothing was paid; annotation:classify reads what is new"
+        return [lost] * bool(missed) + [never] * (self.form == "hash" and len(self.known) > 0 and not self.counts["met again"])
 
     def state(self) -> bytes:
         """Labels, model, and counts."""
