@@ -30,6 +30,14 @@ def test_hashing_looks_labels_up_and_pays_what_it_does_not_know_nothing():
     assert judged(source, episode("", GOOD[0], BAD[0], GOOD[0], GOOD[1])) == [[1, 0, pytest.approx(2**-0.5), 0]]
 
 
+def test_a_counter_makes_nothing_new():
+    source = Annotation("classify", Words(["gold"]))
+    for n in range(30):
+        told(source, [f"turn {n * 8 + k}: gold lies north" if k % 2 else f"turn {n * 8 + k}: a wall" for k in range(8)])
+    (paid,) = judged(source, episode("", *(f"turn {900 + k}: gold lies north" for k in range(9)), actions=["wait"] * 9))
+    assert paid[0] > 0.9 and paid[8] < 0.4 and sum(paid) < 5.5  # Σ 1/√n of nine
+
+
 @pytest.mark.parametrize("form", ["classify", "rank"])
 def test_models_pay_for_captions_like_those_that_were_found_good(form):
     source = Annotation(form, Words(["gold"]))
@@ -50,7 +58,7 @@ def test_a_form_is_the_sources_argument_and_looking_up_says_where_nothing_is_met
         paid[form] = judged(source, episode("", "T:99-1 you find gold", "T:99-2 the wall is solid", actions=["go"] * 2))[0]
         assert any("nothing was paid; annotation:classify" in n for n in source.notes()) == (not form)
     assert paid[""] == [0, 0] and paid[":classify"][0] > 0.5 > paid[":classify"][1]
-    with pytest.raises(UsageError, match="no form 'clasify'.*nearest: classify"):
+    with pytest.raises(UsageError, match=r"no form 'clasify'.*nearest: classify"):
         verifier("annotation:clasify")
 
 

@@ -35,6 +35,7 @@ QUEUE, BATCH = 512, 8
 """Captions that may wait, and that are asked about at a time."""
 PAUSE = 0.5
 """Seconds without a question after an annotator failed."""
+_NUMBER = re.compile(r"\d+")
 
 Form = Literal["hash", "classify", "rank"]
 
@@ -117,6 +118,7 @@ def annotator_of(text: str) -> Annotator:
 class Annotation:
     """Pays for captions that an annotator found good, as far as that has been distilled, divided by √n at the n-th time in an episode.
 
+    Which time it is is counted numbers aside: a counter on the screen makes nothing new.
     A turn's caption is its fact ``caption``, else the beginning of what was seen after it. The form is the source's argument:
     ``late('annotation')`` (``hash``) looks labels up, so what was never labelled pays 0, and it is for worlds that say the same again;
     ``annotation:classify`` gives the probability of a label, ``annotation:rank`` the place among captions (0 to 1) by a model of pairs.
@@ -150,8 +152,8 @@ class Annotation:
             times = Counter[str]()
             row = []
             for caption, value in zip(said, self.values(said), strict=True):
-                times[caption] += 1
-                row.append(Verdict("scored", float(value) / times[caption] ** 0.5 if caption else 0.0))
+                times[same := _NUMBER.sub("#", caption)] += 1
+                row.append(Verdict("scored", float(value) / times[same] ** 0.5 if caption else 0.0))
             out.append(row)
         return out
 
