@@ -68,7 +68,7 @@ class Experiment(Struct, forbid_unknown_fields=True):
     ``extends`` names a table whose ``common`` comes first; ``start`` are settings of ``agentgym sft``: a model made once, that all arms begin from.
     ``teach`` are reward models by name, settings of ``agentgym train --role verifier``: made once, from ``pool`` (tasks, attempts at each) of the model
     that the arms begin from; a reward names them in braces. ``curve`` is drawn from the evaluations, or from what was sampled to train on (``train``).
-    ``environment`` are variables of the process; ``elsewhere`` goes over the environment's options where the last checkpoint is measured.
+    ``environment`` are variables of the process.
     """
 
     title: str
@@ -87,7 +87,6 @@ class Experiment(Struct, forbid_unknown_fields=True):
     pool: tuple[int, int] = (40, 8)
     curve: Literal["eval", "train"] = "eval"
     environment: dict[str, str] = {}
-    elsewhere: dict[str, Any] = {}
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -152,7 +151,7 @@ def cell(name: str, experiment: Experiment, arm: str, seed: int, out: Path, boar
     """Train, measure, submit. What is there already is kept: a run has one folder, whichever experiments it is an arm of."""
     given = _merged({"eval_split": "dev"}, experiment.common, experiment.arms[arm], {**(QUICK if quick else {}), "seed": seed})
     taught = {n: t for n, t in experiment.teach.items() if f"{{{n}}}" in given.get("reward", "")}
-    begins = [x for x in (experiment.start, experiment.elsewhere, experiment.environment) if x]
+    begins = [x for x in (experiment.start, experiment.environment) if x]
     folder = out / "cells" / _key([given, experiment.test, *begins, *([taught, experiment.pool] if taught else [])])
     kept = folder / "cell.json"
     if not kept.exists():
@@ -184,7 +183,7 @@ def measured(config: TrainConfig, experiment: Experiment, folder: Path, played_a
     plan = Plan(
         env=config.env,
         split=test.split,
-        options=_merged(config.option, experiment.elsewhere),
+        options=config.option,
         tasks=tasks,
         episodes=tasks * test.attempts,
         max_tokens=config.max_tokens,
