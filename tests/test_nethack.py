@@ -233,7 +233,7 @@ def test_a_broken_level_is_a_fault():
 
 @pytest.mark.parametrize("name", ["room", "skill", "score"])
 def test_check_passes(name):
-    report = check(f"nethack/{name}-v0", tasks=6)
+    report = check(f"nethack/{name}-v0", tasks=2 if name == "score" else 6)
     assert report.passed, [c for c in report.checks if c.status == "fail"]
     if name == "score":
         assert "honest player is paid" in next(c.detail for c in report.checks if c.name == "oracle")

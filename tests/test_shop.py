@@ -42,11 +42,12 @@ def play(env):
     return result
 
 
-def test_at_least_forty_templates_of_five_kinds_and_their_ways_lead_there_in_another_layout_too():
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.extra)])
+def test_at_least_forty_templates_of_five_kinds_and_their_ways_lead_there_in_another_layout_too(every):
     kinds = {kind for kind, _ in TEMPLATES.values()}
     assert len(TEMPLATES) >= 40 and kinds == {"find", "buy", "account", "compare", "admin"}
     names = list(TEMPLATES)
-    for layout, chosen in (("plain", names), ("perturbed", names[::3])):
+    for layout, chosen in (("plain", names[::every]), ("perturbed", names[1 :: 3 * every])):
         env = agentgym.make("web/shop", layout=layout)
         lost = []
         for name in chosen:
@@ -267,7 +268,7 @@ def test_roles_and_names_are_those_of_the_browsers_own_accessibility_tree(env):
 
 
 def test_check_passes():
-    report = audit(Subject(spec("web/shop-v0"), 2, {}))
+    report = audit(Subject(spec("web/shop-v0"), 1, {}))
     assert not [c for c in report.checks if c.status == "fail"] and report.oracle.success == 1.0
 
 
