@@ -1,7 +1,6 @@
 """A real desktop in a sandbox: what is saved decides; what breaks is an observation or a fault; nothing is left running."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -20,7 +19,6 @@ from PIL import Image
 from sandboxes import need
 
 import agentgym
-from agentgym.checks.conformance import determinism
 from agentgym.checks.report import audit
 from agentgym.checks.subject import Subject
 from agentgym.core import Conversation
@@ -61,7 +59,7 @@ def test_templates_of_every_program_and_horizon_and_their_ways_lead_there(tmp_pa
     done = subprocess.run([sys.executable, "-m", "agentgym", *words, "--sandbox", "bwrap", "--out", str(tmp_path / "run")], capture_output=True, text=True)
     assert json.loads(done.stdout)["episodes"] == len(chosen), done.stderr[-2000:]
     lost = [e["task"] for line in (tmp_path / "run/episodes.jsonl").read_text().splitlines() if not (e := json.loads(line)).get("terms")]
-    assert len(lost) <= 4, lost
+    assert len(lost) <= -(-4 // every), lost
     env = agentgym.make("gui/desk", split="dev", sandbox="bwrap")
     for task in lost:  # three desktops on two cores can be too slow for a script that does not look; alone every way leads there
         env.reset(options={"task": task})
@@ -234,7 +232,7 @@ def test_desktops_of_the_engine_are_like_those_of_bwrap():
 
 
 OTHER = pytest.mark.extra
-"""The environment in the other kind of sandbox: minutes more, and nothing of its own."""
+"""Each environment in the other kind of sandbox: minutes more."""
 
 
 @pytest.mark.parametrize(
@@ -244,10 +242,7 @@ def test_check_passes(kind, name):
     need(kind)
     subject = Subject(spec(f"gui/{name}-v0"), 1, {"sandbox": kind, **({"kinds": "rename-file"} if name == "desk" else {})})
     report = audit(subject)
-    failed = {c.name for c in report.checks if c.status == "fail"} - {"declared"}
-    if failed == {"determinism"} and os.getloadavg()[0] > (os.cpu_count() or 1):  # a program that begins late is another screen: once more
-        determinism(subject)
-        failed.clear()
+    failed = [c for c in report.checks if c.status == "fail" and c.name != "declared"]
     assert not failed and report.oracle.success == 1.0
 
 

@@ -262,7 +262,7 @@ class Annotation:
             missed["without an answer yet"] = waiting
         said = ", ".join(f"{n} {k}" for k, n in missed.items())
         lost = f"annotation: {self.counts['asked']} captions asked, {said}" + (f" ({self._last})" if self._last else "") + "; the last distilled model paid"
-        never = f"annotation: none of {self.counts['asked']} labelled captions was met again, so nothing was paid; annotation:classify reads what is new"
+        never = f"annotation: none of {len(self.known)} labelled captions was met again, so nothing was paid; annotation:classify reads what is new"
         return [lost] * bool(missed) + [never] * (self.form == "hash" and len(self.known) > 0 and not self.counts["met again"])
 
     def state(self) -> bytes:
